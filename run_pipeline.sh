@@ -37,7 +37,8 @@ done
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # The stages are run from their own folders, so a path given from here is made absolute.
 absolute() { if [[ -e "$1" ]]; then realpath "$1"; else printf '%s' "$1"; fi; }
-sources=(--demo) tag=""
+# The embedded default has six SAEs, all encoded at once: no reason to keep the float32 residual stream.
+sources=(--demo --discard-residual-stream) tag=""
 if [[ -n "$model" ]]; then
     sources=(--model "$(absolute "$model")") tag="_$(basename "$model")"
 elif [[ -n "$config" ]]; then

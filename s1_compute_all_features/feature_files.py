@@ -6,7 +6,9 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,19 @@ import scipy.sparse
 
 FORMAT_VERSION = 1
 LABELS = (0, 1, 2, 3)
-SCRATCH = "scratch"  # float32 residual stream of a run that is not finished
+SCRATCH = "scratch"  # what a run that is not finished knows of its finished SAEs
+RESIDUAL_STREAM = "residual_stream"  # in float32, from which SAEs are encoded, now and when the folder grows
+BLOCK_BYTES = 1 << 24  # read and written at once
+SPOOL_BYTES = 1 << 28  # of columns, and of values, of one SAE that are held in memory
 INPUTS = "inputs.json"  # what the folder's content depends on, written before anything else
 
 
 def hidden_states_file(layer: int) -> str:
     return f"hidden_states/layer_{layer}.npz"
+
+
+def residual_stream_file(key: int | str) -> str:
+    return f"{RESIDUAL_STREAM}/{key if isinstance(key, str) else f'layer_{key}'}.npy"
 
 
 def sae_activations_file(layer: int, average_l0: int) -> str:
@@ -113,10 +122,14 @@ def sentence_groups(sentences: pd.DataFrame, min_jaccard: float = 0.7) -> np.nda
     return scipy.sparse.csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
 
 
+def part_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write(temporary path)`, then rename to `path`: a file with its final name is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
         write(part)
         os.replace(part, path)
@@ -135,26 +148,129 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_atomically(path, write)
 
 
-def write_csr(path: Path, matrix: scipy.sparse.csr_matrix) -> None:
-    """Write a CSR matrix, uncompressed, as `scipy.sparse.load_npz` reads it."""
+def write_npz(path: Path, members: dict[str, tuple[tuple[int, ...], np.dtype, Iterable]]) -> None:
+    """Write an uncompressed NPZ from arrays that come in pieces, without holding one as a whole.
+
+    members: per array its shape, its dtype, and the buffers that make up its bytes in C order. The same
+    arrays give the same bytes.
+    """
 
     def write(part: Path) -> None:
-        with part.open("wb") as handle:
-            scipy.sparse.save_npz(handle, matrix, compressed=False)
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+            for name, (shape, dtype, pieces) in members.items():
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                    "fortran_order": False,
+                    "shape": shape,
+                }
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array_header_1_0(member, header)
+                    for piece in pieces:
+                        member.write(piece)
 
     write_atomically(path, write)
+
+
+def create_rows(path: Path, shape: tuple[int, int]) -> None:
+    """Make an empty float32 `.npy` of `shape` beside `path`, for `write_rows` to fill."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.lib.format.open_memmap(part_of(path), mode="w+", dtype=np.float32, shape=shape)
+
+
+def write_rows(path: Path, rows: np.ndarray, values: np.ndarray) -> None:
+    """Write rows of the array that `create_rows` made; they count once `finish_rows` has renamed it.
+
+    Several processes may write at once: only the bytes of these rows are touched. rows: [k] int, stretches of
+    ascending row numbers; values: [k, d] float32.
+    """
+    array = np.load(part_of(path), mmap_mode="r")
+    begin, row_bytes = array.offset, array.strides[0]
+    del array
+    stretches = np.flatnonzero(np.diff(rows) != 1) + 1
+    with part_of(path).open("r+b") as handle:
+        for first, block in zip(rows[np.r_[0, stretches]], np.split(values, stretches)):
+            handle.seek(begin + int(first) * row_bytes)
+            handle.write(np.ascontiguousarray(block).data)
+
+
+def finish_rows(path: Path) -> None:
+    os.replace(part_of(path), path)
+
+
+def row_chunks(path: Path, rows: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the rows of a 2-d `.npy` in order, `rows` at a time; no more than those are in memory."""
+    total, width = np.load(path, mmap_mode="r").shape
+    rows = rows or max(1, BLOCK_BYTES // (4 * width))
+    for start in range(0, total, rows):
+        # Mapped anew for each chunk, so that pages read earlier do not stay mapped.
+        yield np.array(np.load(path, mmap_mode="r")[start : start + rows])
+
+
+def write_half_if_finite(path: Path, name: str, source: Path) -> None:
+    """Write a float32 `.npy` as the NPZ array `name`: float16 where all is finite in it, else float32."""
+    with np.errstate(over="ignore"):
+        fits = all(np.isfinite(chunk.astype(np.float16)).all() for chunk in row_chunks(source))
+    dtype = np.dtype(np.float16 if fits else np.float32)
+    shape = np.load(source, mmap_mode="r").shape
+    write_npz(path, {name: (shape, dtype, (chunk.astype(dtype).data for chunk in row_chunks(source)))})
+
+
+class CsrWriter:
+    """Rows of a CSR matrix, taken chunk by chunk and written as `scipy.sparse.load_npz` reads them.
+
+    An NPZ needs the columns of all rows before the values of the first, so both wait: in memory, and beyond
+    `SPOOL_BYTES` each in files without a name below `folder`.
+    """
+
+    def __init__(self, n_columns: int, folder: Path):
+        self.n_columns = n_columns
+        self.columns = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=folder)  # noqa: SIM115
+        self.values = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=folder)  # noqa: SIM115
+        self.row_lengths: list[np.ndarray] = []
+        self.fires = np.zeros(n_columns, dtype=bool)  # columns with at least one value
+
+    def append(self, row_lengths: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+        """Add rows. row_lengths: [rows] int; columns: [nonzeros] int32; values: [nonzeros] float32."""
+        self.row_lengths.append(row_lengths)
+        self.columns.write(columns.data)
+        self.values.write(values.data)
+        self.fires[columns] = True
+
+    @property
+    def n_rows(self) -> int:
+        return sum(map(len, self.row_lengths))
+
+    @property
+    def n_values(self) -> int:
+        return int(sum(lengths.sum() for lengths in self.row_lengths))
+
+    def write(self, path: Path) -> None:
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(self.row_lengths))])  # [n_rows + 1]
+        indptr = indptr.astype(np.int32 if indptr[-1] < 2**31 else np.int64)
+        form, shape = np.array(b"csr"), np.array([self.n_rows, self.n_columns], dtype=np.int64)
+        members = {
+            "indices": ((self.n_values,), np.int32, blocks_of(self.columns)),
+            "indptr": (indptr.shape, indptr.dtype, [indptr.data]),
+            "format": (form.shape, form.dtype, [form.tobytes()]),
+            "shape": (shape.shape, shape.dtype, [shape.data]),
+            "data": ((self.n_values,), np.float32, blocks_of(self.values)),
+        }
+        write_npz(path, members)
+
+    def close(self) -> None:
+        self.columns.close()
+        self.values.close()
+
+
+def blocks_of(handle) -> Iterator[bytes]:
+    handle.seek(0)
+    while block := handle.read(BLOCK_BYTES):
+        yield block
 
 
 def write_json(path: Path, content: dict) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def half_if_finite(values: np.ndarray) -> np.ndarray:
-    """Return `values` as float16 where every one is finite in it, otherwise as float32."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    return half if np.isfinite(half).all() else values.astype(np.float32)
 
 
 def sha256_of(path: Path) -> str:
@@ -176,7 +292,7 @@ def open_folder(folder: Path, inputs: dict, overwrite: bool) -> None:
     """
     marker = folder / INPUTS
     if overwrite and marker.exists():
-        for name in (SCRATCH, "hidden_states", "sae_activations"):
+        for name in (SCRATCH, RESIDUAL_STREAM, "hidden_states", "sae_activations"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("run.json", "sentences.csv", "tokens.npz", "embeddings.npz", INPUTS):
             (folder / name).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Files of hub repositories: every failure with its remedy, and of an SAE only the arrays that encode."""
 
+import json
 import os
 import re
 import shutil
@@ -80,6 +81,38 @@ def require_hub_file(repo_id: str, filename: str, revision: str | None, local_fi
     """
     with named_failures(repo_id, filename, revision, option="--model", local_files_only=local_files_only):
         return hf_hub_download(repo_id, filename, revision=revision, local_files_only=local_files_only)
+
+
+def weights_are_cached(repo_id: str, revision: str | None) -> bool:
+    """Return whether all files of a model's weights are in the Hugging Face cache."""
+    from transformers.utils import (
+        SAFE_WEIGHTS_INDEX_NAME,
+        SAFE_WEIGHTS_NAME,
+        WEIGHTS_INDEX_NAME,
+        WEIGHTS_NAME,
+    )
+
+    def cached(name: str) -> str | None:
+        file = try_to_load_from_cache(repo_id, name, revision=revision)
+        return file if isinstance(file, str) else None
+
+    for index in filter(None, map(cached, (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME))):
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+        return all(map(cached, set(shards)))
+    return any(map(cached, (SAFE_WEIGHTS_NAME, WEIGHTS_NAME)))
+
+
+def require_weights(repo_id: str, revision: str | None, local_files_only: bool) -> None:
+    """Say that a model's weights cannot be fetched; transformers would say that it has none.
+
+    Raises:
+        FileNotFoundError: they are not in the cache, and fetching them is forbidden.
+    """
+    if (local_files_only or is_offline_mode()) and not weights_are_cached(repo_id, revision):
+        raise FileNotFoundError(
+            f"{repo_id}: its weights are not in the local cache, and --local-files-only or HF_HUB_OFFLINE "
+            "forbids fetching them: run once online"
+        )
 
 
 @contextmanager

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from hub_files import is_local_folder, named_failures, require_hub_file
 from torch import nn
 
 EMBEDDINGS = "embeddings"  # the key under which record_residual_stream keeps what enters block 0
+
+
+class AllRecorded(Exception):
+    """The last block that is wanted has been recorded: a way out of the forward pass, not an error."""
 
 
 @dataclass(frozen=True)
@@ -31,32 +34,55 @@ class TokenizedSentences:
         return self.n_tokens + int(self.bos_id is not None)  # [n]
 
 
-def load_model(
-    model: str, *, dtype: torch.dtype, device: torch.device, revision=None, local_files_only=False
-):
-    """Return `(model, tokenizer)` of a causal language model, in evaluation mode on `device`.
-
-    Attention is left at the architecture's own default except for Gemma 2, whose soft-capped logits
-    only the eager kernel computes.
+def read_config(model: str, *, revision=None, local_files_only=False):
+    """Return `(config, tokenizer)` of a causal language model, without its weights.
 
     Raises:
-        FileNotFoundError: the model cannot be had; the message says whether it is gated, unknown, offline
+        FileNotFoundError: they cannot be had; the message says whether the model is gated, unknown, offline
             or without such a revision, and what to do.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # its bar of weights would stand between ours
+    from hub_files import is_local_folder, named_failures, require_hub_file
+    from transformers import AutoConfig, AutoTokenizer
 
     if not is_local_folder(model):
         require_hub_file(model, "config.json", revision, local_files_only)
     source = {"revision": revision, "local_files_only": local_files_only}
     with named_failures(model, None, revision, option="--model", local_files_only=local_files_only):
-        config = AutoConfig.from_pretrained(model, **source)
-        attention = {"attn_implementation": "eager"} if config.model_type == "gemma2" else {}
-        tokenizer = AutoTokenizer.from_pretrained(model, **source)
+        return AutoConfig.from_pretrained(model, **source), AutoTokenizer.from_pretrained(model, **source)
+
+
+def load_weights(
+    model: str, config, *, dtype: torch.dtype, device: torch.device, revision=None, local_files_only=False
+) -> nn.Module:
+    """Return the causal language model in evaluation mode on `device`.
+
+    Attention is left at the architecture's own default except for Gemma 2, whose soft-capped logits
+    only the eager kernel computes.
+
+    Raises:
+        FileNotFoundError: the weights cannot be had.
+    """
+    from hub_files import is_local_folder, named_failures, require_weights
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # its bar of weights would stand between ours
+    attention = {"attn_implementation": "eager"} if config.model_type == "gemma2" else {}
+    source = {"revision": revision, "local_files_only": local_files_only}
+    if not is_local_folder(model):
+        require_weights(model, revision, local_files_only)
+    with named_failures(model, None, revision, option="--model", local_files_only=local_files_only):
         network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, **attention, **source)
-    return network.eval().to(device), tokenizer
+    return network.eval().to(device)
+
+
+def load_model(
+    model: str, *, dtype: torch.dtype, device: torch.device, revision=None, local_files_only=False
+):
+    """Return `(model, tokenizer)`: `load_weights` and `read_config` in one."""
+    source = {"revision": revision, "local_files_only": local_files_only}
+    config, tokenizer = read_config(model, **source)
+    return load_weights(model, config, dtype=dtype, device=device, **source), tokenizer
 
 
 def decoder_and_blocks(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
@@ -83,29 +109,40 @@ def decoder_and_blocks(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
 
 @contextmanager
 def record_residual_stream(
-    blocks: nn.ModuleList, layers: Sequence[int], keep: Callable[[torch.Tensor], torch.Tensor]
+    blocks: nn.ModuleList,
+    layers: Sequence[int],
+    keep: Callable[[torch.Tensor], torch.Tensor],
+    stop_after_last: bool = False,
 ) -> Iterator[dict]:
     """Yield a dict that a forward pass fills with `keep(resid_post)` by layer, and of what enters block 0.
 
     resid_post is the residual stream after a block, `[batch, position, d_model]`, before any final norm.
-    Hooks are removed on leaving, whatever happens inside.
+    Hooks are removed on leaving, whatever happens inside. stop_after_last: leave the `with` block as soon as
+    the last of `layers` is recorded; blocks above it are not computed.
     """
     recorded: dict = {}
+    last = max(layers, default=EMBEDDINGS) if stop_after_last else None
 
     def record_output(layer: int) -> Callable:
         def hook(_module, _args, output):
             # transformers 4 blocks return a tuple, transformers 5 blocks a tensor.
             recorded[layer] = keep(output[0] if isinstance(output, tuple) else output)
+            if layer == last:
+                raise AllRecorded
 
         return hook
 
     def record_input(_module, args, kwargs):
         recorded[EMBEDDINGS] = keep(args[0] if args else kwargs["hidden_states"])
+        if last == EMBEDDINGS:
+            raise AllRecorded
 
     handles = [blocks[0].register_forward_pre_hook(record_input, with_kwargs=True)]
     handles += [blocks[layer].register_forward_hook(record_output(layer)) for layer in layers]
     try:
         yield recorded
+    except AllRecorded:
+        pass
     finally:
         for handle in handles:
             handle.remove()
@@ -214,7 +251,7 @@ def residual_stream_batches(
             return states[kept].float().cpu()
 
         try:
-            with record_residual_stream(blocks, layers, keep) as states:
+            with record_residual_stream(blocks, layers, keep, stop_after_last=True) as states:
                 decoder(
                     input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), use_cache=False
                 )

@@ -1,16 +1,41 @@
-"""Load sparse autoencoders one after the other and encode all tokens of a layer into CSR."""
+"""Load sparse autoencoders one after the other and encode all tokens of a layer, as rows of a CSR matrix."""
 
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import scipy.sparse
 import torch
 from hub_files import sae_repository
+
+READ_AHEAD_BYTES = 1 << 30  # of encoders that wait in main memory
+READERS = 4
+
+
+class Encoder(Protocol):
+    """What the extraction needs of an SAE."""
+
+    @property
+    def d_sae(self) -> int: ...
+
+    def sha256(self) -> str:
+        """Return the digest of all arrays that encoding uses, by which duplicates among SAEs are found."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Encoder": ...
+
+    def activations(self, x: torch.Tensor, memory: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `[chunk, d_sae]` values, and bool of the same shape: where a feature fires.
+
+        x: `[chunk, d_in]` of this device and dtype. Values where no feature fires mean nothing. memory: empty
+        at first; what a call leaves in it, the next one may compute in.
+        """
 
 
 @dataclass(frozen=True)
@@ -19,8 +44,8 @@ class SaeEntry:
 
     layer: int
     average_l0: int
-    path: str  # folder of params.npz below the release
-    d_sae: int
+    path: str  # folder of params.npz, or of sae-lens' files, below the release
+    d_sae: int | None  # None: what the file has
     neuronpedia_id: str | None
 
 
@@ -31,19 +56,23 @@ class Configurations:
     release: str
     model: str
     repo_id: str | None
+    uses_sae_lens: bool  # read and encoded by sae-lens, not from params.npz
     saes: tuple[SaeEntry, ...]
 
 
 @dataclass(frozen=True)
 class JumpReluEncoder:
-    """The three arrays that encoding needs, on the CPU."""
+    """The three arrays that encoding needs."""
 
     w_enc: torch.Tensor  # [d_in, d_sae]
     b_enc: torch.Tensor  # [d_sae]
     threshold: torch.Tensor  # [d_sae]
 
+    @property
+    def d_sae(self) -> int:
+        return len(self.threshold)
+
     def sha256(self) -> str:
-        """Return the digest of all three arrays, by which duplicates among SAEs are found."""
         digest = hashlib.sha256()
         for array in (self.w_enc, self.b_enc, self.threshold):
             digest.update(array.contiguous().numpy().view(np.uint8).data)
@@ -53,6 +82,20 @@ class JumpReluEncoder:
         return JumpReluEncoder(
             *(a.to(device=device, dtype=dtype) for a in (self.w_enc, self.b_enc, self.threshold))
         )
+
+    def activations(self, x: torch.Tensor, memory: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """JumpReLU (Gemma Scope, arXiv 2408.05147, equation 2): z = x @ W_enc + b_enc where z > threshold.
+
+        Nothing is below zero, whatever the threshold: z is rectified as well.
+        """
+        if not memory or len(memory[0]) < len(x):
+            # Memory fresh from the system costs more than the comparison that is written into it.
+            shape = (len(x), self.d_sae)
+            memory[:] = [x.new_empty(shape), x.new_empty(shape, dtype=torch.bool)]
+        z, fires = (array[: len(x)] for array in memory)  # [chunk, d_sae]
+        torch.addmm(self.b_enc, x, self.w_enc, out=z)
+        torch.gt(z, self.threshold.clamp(min=0), out=fires)
+        return z, fires
 
 
 def read_configurations(path: Path) -> Configurations:
@@ -71,13 +114,17 @@ def read_configurations(path: Path) -> Configurations:
                 int(e["layer"]),
                 int(e["average_l0"]),
                 str(e["path"]),
-                int(e["d_sae"]),
+                None if e["d_sae"] is None else int(e["d_sae"]),
                 e.get("neuronpedia_id"),
             )
             for e in content["saes"]
         )
         configurations = Configurations(
-            str(content["release"]), str(content["model"]), content.get("repo_id"), saes
+            str(content["release"]),
+            str(content["model"]),
+            content.get("repo_id"),
+            content.get("format", "params.npz") == "sae-lens",
+            saes,
         )
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a configurations file ({type(error).__name__}: {error})") from error
@@ -141,74 +188,139 @@ def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
             f"{file}: {error.args[0]}; expected W_enc, b_enc and threshold, Gemma Scope's layout"
         ) from error
     encoder = JumpReluEncoder(*arrays)
-    expected = (d_model, entry.d_sae)
+    d_sae = entry.d_sae or encoder.w_enc.shape[-1]
+    expected = (d_model, d_sae)
     if tuple(encoder.w_enc.shape) != expected:
         raise ValueError(
             f"{file}: W_enc is {tuple(encoder.w_enc.shape)}, model and configuration need {expected}: "
             "this SAE belongs to another model"
         )
     for name, array in (("b_enc", encoder.b_enc), ("threshold", encoder.threshold)):
-        if tuple(array.shape) != (entry.d_sae,):
-            raise ValueError(f"{file}: {name} is {tuple(array.shape)}, expected {(entry.d_sae,)}")
+        if tuple(array.shape) != (d_sae,):
+            raise ValueError(f"{file}: {name} is {tuple(array.shape)}, expected {(d_sae,)}")
     return encoder
 
 
-def prefetch_encoders(
+def through_sae_lens(entry: SaeEntry, release: str, uses_sae_lens: bool) -> bool:
+    """Return whether sae-lens reads and encodes this SAE; in a local folder its files decide."""
+    if Path(release).is_dir():
+        folder = Path(release) / entry.path
+        return not (folder / "params.npz").is_file() and (folder / "cfg.json").is_file()
+    return uses_sae_lens
+
+
+def require_saes(
     entries: Sequence[SaeEntry],
+    release: str,
+    *,
+    uses_sae_lens: bool,
+    local_files_only: bool,
+    revision: str | None = None,
+) -> None:
+    """Raise at once what `read_sae` would raise hours later: a missing file, no access, not cached.
+
+    Raises:
+        FileNotFoundError: an SAE cannot be had; the message says which and why.
+        ValueError: a revision was named for SAEs that sae-lens fetches.
+    """
+    by_sae_lens = [entry.path for entry in entries if through_sae_lens(entry, release, uses_sae_lens)]
+    if by_sae_lens:
+        if revision:
+            raise ValueError("--sae-revision: sae-lens fetches these SAEs, always at the newest revision")
+        from sae_lens_formats import require_sae_lens
+
+        require_sae_lens(by_sae_lens, release, local_files_only=local_files_only)
+    direct = [entry for entry in entries if entry.path not in set(by_sae_lens)]
+    require_params(direct, release, local_files_only=local_files_only, revision=revision)
+
+
+def read_sae(
+    entry: SaeEntry,
     release: str,
     d_model: int,
     *,
+    uses_sae_lens: bool,
     local_files_only: bool,
     revision: str | None = None,
-) -> Iterator[tuple[SaeEntry, JumpReluEncoder]]:
-    """Yield each entry with its encoder, reading the next one in a thread while this one is used."""
-    from concurrent.futures import ThreadPoolExecutor
+) -> Encoder:
+    """Return an SAE on the CPU, from Gemma Scope's `params.npz` or through sae-lens.
 
-    def read(entry: SaeEntry) -> JumpReluEncoder:
-        file = locate_params(entry, release, local_files_only=local_files_only, revision=revision)
-        return read_encoder(file, entry, d_model)
+    Raises:
+        FileNotFoundError: it cannot be had.
+        ValueError: it is damaged or does not fit the model.
+    """
+    if through_sae_lens(entry, release, uses_sae_lens):
+        from sae_lens_formats import read_sae_lens_encoder
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(read, entries[0]) if entries else None
-        for index, entry in enumerate(entries):
-            encoder = ahead.result()
-            if index + 1 < len(entries):
-                ahead = pool.submit(read, entries[index + 1])
-            yield entry, encoder
+        return read_sae_lens_encoder(
+            entry.path, release, entry.layer, d_model, entry.d_sae, local_files_only=local_files_only
+        )
+    file = locate_params(entry, release, local_files_only=local_files_only, revision=revision)
+    return read_encoder(file, entry, d_model)
+
+
+def prefetch(
+    entries: Sequence[SaeEntry], read: Callable[[SaeEntry], Encoder], d_model: int, readers: int
+) -> Iterator[tuple[SaeEntry, Encoder, str]]:
+    """Yield `(entry, encoder, digest)` in order; up to `readers` threads read and hash the next ones.
+
+    Encoders that wait hold `READ_AHEAD_BYTES` together, or are one.
+    """
+
+    def read_and_hash(entry: SaeEntry) -> tuple[SaeEntry, Encoder, str]:
+        encoder = read(entry)
+        return entry, encoder, encoder.sha256()
+
+    remaining = iter(entries)
+    with ThreadPoolExecutor(readers) as pool:
+        ahead = deque(pool.submit(read_and_hash, entry) for entry in islice(remaining, 1))
+        try:
+            while ahead:
+                item = ahead.popleft().result()
+                room = min(readers, READ_AHEAD_BYTES // (4 * d_model * item[1].d_sae))
+                for entry in islice(remaining, max(1, room) - len(ahead)):
+                    ahead.append(pool.submit(read_and_hash, entry))
+                yield item
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def compact(z: torch.Tensor, fires: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of a chunk as CSR: row_lengths [chunk] int64, columns [k] int32, values [k] float32.
+
+    z, fires: `[chunk, d_sae]`. Compaction happens on their device.
+    """
+    d_sae = z.shape[1]
+    if z.device.type == "cpu":
+        flat = torch.from_numpy(np.flatnonzero(fires.numpy()))  # [k] int64, far faster here than nonzero()
+    else:
+        flat = fires.flatten().nonzero().flatten()  # [k] int64
+    ends = torch.searchsorted(flat, d_sae * torch.arange(1, len(z) + 1, device=z.device))  # [chunk]
+    columns, values = (flat % d_sae).int(), z.flatten()[flat].float()  # [k]
+    return np.diff(ends.cpu().numpy(), prepend=0), columns.cpu().numpy(), values.cpu().numpy()
 
 
 @torch.inference_mode()
 def encode(
-    resid_post: np.ndarray,
-    encoder: JumpReluEncoder,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    chunk_tokens: int,
-) -> scipy.sparse.csr_matrix:
-    """Return the SAE's activations as CSR `[T, d_sae]` float32.
+    tokens: Callable[[int, int], torch.Tensor], n_tokens: int, encoder: Encoder, chunk_tokens: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield an SAE's activations on `n_tokens` tokens as rows of a CSR matrix, chunk by chunk.
 
-    JumpReLU (Gemma Scope, arXiv 2408.05147, equation 2): z = x @ W_enc + b_enc, kept where z > threshold
-    and z > 0. resid_post: `[T, d_model]` float32, may be a memory map; device memory holds one encoder and
-    `chunk_tokens` dense rows.
+    tokens: returns `[stop - start, d_model]` of the residual stream on the encoder's device. Device memory
+    holds the encoder and one dense chunk; a chunk that does not fit is halved, as are all after it.
     """
-    on_device = encoder.to(device, dtype)
-    threshold = on_device.threshold.clamp(min=0)  # f is ReLU(z) above the threshold, so never negative
-    d_sae = len(threshold)
-    counts, columns, values = [], [], []
-    for start in range(0, len(resid_post), chunk_tokens):
-        chunk = torch.tensor(resid_post[start : start + chunk_tokens])
-        z = torch.addmm(
-            on_device.b_enc, chunk.to(device=device, dtype=dtype), on_device.w_enc
-        )  # [chunk, d_sae]
-        fires = z > threshold
-        counts.append(fires.sum(dim=1).cpu())
-        columns.append(fires.nonzero()[:, 1].to(torch.int32).cpu())
-        values.append(z[fires].float().cpu())
-    row_counts = torch.cat(counts).numpy()
-    indptr = np.concatenate([[0], np.cumsum(row_counts)])  # [T + 1]
-    if indptr[-1] < 2**31:
-        indptr = indptr.astype(np.int32)
-    return scipy.sparse.csr_matrix(
-        (torch.cat(values).numpy(), torch.cat(columns).numpy(), indptr), shape=(len(resid_post), d_sae)
-    )
+    memory: list[torch.Tensor] = []
+    start = 0
+    while start < n_tokens:
+        try:
+            rows = compact(*encoder.activations(tokens(start, min(start + chunk_tokens, n_tokens)), memory))
+        except torch.OutOfMemoryError:
+            if chunk_tokens == 1:
+                raise
+            memory.clear()
+            torch.cuda.empty_cache()
+            chunk_tokens //= 2
+            continue
+        start += len(rows[0])
+        yield rows

@@ -1,6 +1,7 @@
 """The shipped SAEs and the embedded model, and Gemma Scope's configurations against sae-lens' registry."""
 
 import json
+import re
 from pathlib import Path
 
 import build_configurations
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from extract_sae_features import main
+from sae_encoder import read_configurations
 
 ROOT = Path(__file__).resolve().parents[1]
 S1 = ROOT / "s1_compute_all_features"
@@ -97,10 +99,12 @@ def test_hidden_states_that_overflow_float16_are_stored_as_float32(demo_features
         assert values.dtype == (np.float32 if np.abs(values).max() > 65504 else np.float16)
 
 
-def test_gemma_scope_configurations_are_the_registrys():
-    committed = json.loads((S1 / "gemma_scope_16k_configurations.json").read_text(encoding="utf-8"))
-    assert committed == build_configurations.build("gemma-scope-2b-pt-res", "16k", None)
-    saes = committed["saes"]
+def test_gemma_scope_configurations_are_the_registrys(tmp_path, capsys):
+    file = S1 / "gemma_scope_16k_configurations.json"
+    assert build_configurations.main(["--width", "16k", "--output", str(tmp_path / "c.json")]) == 0
+    assert (tmp_path / "c.json").read_bytes() == file.read_bytes()
+    assert "left out" not in capsys.readouterr().out
+    saes = json.loads(file.read_text(encoding="utf-8"))["saes"]
     assert len(saes) == 135
     assert sum(sae["d_sae"] for sae in saes) == 2_211_840
     assert sum(sae["neuronpedia_id"] is not None for sae in saes) == 38
@@ -114,31 +118,147 @@ def test_gemma_scope_configurations_are_the_registrys():
     assert canonical == dict(enumerate(expected))
 
 
-@pytest.mark.parametrize(
-    ("release", "model", "n_layers"),
-    [
-        ("gemma-scope-9b-pt-res", "google/gemma-2-9b", 42),
-        ("gemma-scope-2-270m-pt-res-all", "google/gemma-3-270m", 18),
-        ("gemma-scope-2-4b-pt-res-all", "google/gemma-3-4b-pt", 34),
-    ],
-)
-def test_configurations_of_other_releases(release, model, n_layers, tmp_path):
+# Release, options, model, layers, widths, L0s (None: not checked). What sae-lens 6.54's registry holds.
+RESIDUAL = [
+    ("gemma-scope-9b-pt-res", "--width 16k", "google/gemma-2-9b", range(42), {16384}, None),
+    ("gemma-scope-27b-pt-res", "", "google/gemma-2-27b", [10, 22, 34], {131072}, None),
+    ("gemma-scope-2b-pt-res-canonical", "--width 65k", "google/gemma-2-2b", range(26), {65536}, None),
+    ("gemma-scope-2-270m-pt-res-all", "--width 16k", "google/gemma-3-270m", range(18), {16384}, None),
+    ("gemma-scope-2-4b-pt-res-all", "--width 16k", "google/gemma-3-4b-pt", range(34), {16384}, None),
+    ("gemma-scope-2-1b-it-res", "--width 1m", "google/gemma-3-1b-it", [7, 13, 17, 22], {1048576}, None),
+    (
+        "gemma-scope-2-270m-pt-res",
+        "--width 262k --match l0_medium$",
+        "google/gemma-3-270m",
+        [5, 9, 12, 15],
+        {262144},
+        None,
+    ),
+    ("gpt2-small-res-jb", "", "gpt2", range(12), {None}, None),
+    ("gpt2-small-res-jb-feature-splitting", "--match _768$", "gpt2", [7], {None}, {36}),
+    ("gpt2-small-res_scefr-ajt", "", "gpt2", [1, 5, 9], {None}, {0}),
+    ("gpt2-small-resid-post-v5-128k", "", "gpt2", range(12), {None}, {32}),
+    ("mistral-7b-res-wg", "", "mistralai/Mistral-7B-v0.1", [7, 15, 23], {None}, {74, 75, 92}),
+    ("pythia-70m-deduped-res-sm", "", "EleutherAI/pythia-70m-deduped", range(6), {None}, {0}),
+    ("llama_scope_lxr_8x", "", "meta-llama/Llama-3.1-8B", range(32), {None}, {50}),
+    (
+        "llama_scope_r1_distill",
+        "--match r_800m_slimpajama",
+        "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        range(32),
+        {None},
+        {0},
+    ),
+    ("qwen-scope-3.5-27b-w80k-l50", "--width 80k", "Qwen/Qwen3.5-27B", range(64), {81920}, {50}),
+    (
+        "sae_bench_gemma-2-2b_topk_width-2pow14_date-1109",
+        "--width 2pow14 --match trainer_0$",
+        "google/gemma-2-2b",
+        [5, 12, 19],
+        {16384},
+        {0},
+    ),
+    (
+        "saebench_gemma-2-2b_width-2pow12_date-0108",
+        "--match trainer_3",
+        "google/gemma-2-2b",
+        [12],
+        {4096},
+        {0},
+    ),
+    (
+        "sae_bench_pythia70m_sweep_gated_ctx128_0730",
+        "--match trainer_0$",
+        "EleutherAI/pythia-70m-deduped",
+        [3, 4],
+        {None},
+        {0},
+    ),
+    (
+        "qwen2.5-7b-instruct-andyrdt",
+        "",
+        "Qwen/Qwen2.5-7B-Instruct",
+        [3, 7, 11, 15, 19, 23, 27],
+        {None},
+        {0},
+    ),
+    ("goodfire-llama-3.1-8b-instruct", "", "meta-llama/Llama-3.1-8B-Instruct", [19], {None}, {91}),
+    ("gemma-2-2b-res-matryoshka-dc", "", "google/gemma-2-2b", range(25), {None}, {40}),
+]
+
+
+@pytest.mark.parametrize(("release", "options", "model", "layers", "widths", "l0s"), RESIDUAL)
+def test_configurations_of_residual_releases(release, options, model, layers, widths, l0s, tmp_path):
     output = tmp_path / "c.json"
-    code = build_configurations.main(["--release", release, "--width", "16k", "--output", str(output)])
+    code = build_configurations.main(["--release", release, *options.split(), "--output", str(output)])
     assert code == 0
     content = json.loads(output.read_text(encoding="utf-8"))
     assert content["model"] == model
-    assert {sae["layer"] for sae in content["saes"]} == set(range(n_layers))
-    assert {sae["d_sae"] for sae in content["saes"]} == {16384}
+    as_params_npz = re.match("gemma-scope-(2b|9b|27b)-", release) is not None
+    assert content.get("format") == (None if as_params_npz else "sae-lens")
+    assert {sae["layer"] for sae in content["saes"]} == set(layers)
+    assert {sae["d_sae"] for sae in content["saes"]} == widths
+    assert l0s in (None, {sae["average_l0"] for sae in content["saes"]})
+    assert read_configurations(output).saes  # no two share a file
+
+
+def built_or_refused(release: str) -> tuple[dict, list[str]] | str:
+    try:
+        return build_configurations.build(release, model="any/model")
+    except ValueError as error:
+        return str(error)
+
+
+OTHER_SITES = re.compile("mlp|att|mid|transcoder|clt|_lxa|_lxm|hook-z|temporal")
+
+
+def test_every_release_of_the_registry_is_built_or_refused_for_its_reason():
+    outcomes = {release: built_or_refused(release) for release in build_configurations.registry()}
+    for release, outcome in outcomes.items():
+        if OTHER_SITES.search(release):
+            assert "which is what this stage extracts" in outcome, release
+        elif isinstance(outcome, str):
+            assert "have the same layer and L0" in outcome, release
+        else:
+            content, left_out = outcome
+            places = [(sae["layer"], sae["average_l0"]) for sae in content["saes"]]
+            assert len(set(places)) == len(places), release
+            assert len(places) + len(left_out) == len(build_configurations.registry()[release]["saes"])
+            assert min(places) >= (0, 0)
+    assert not any("\n" in outcome for outcome in outcomes.values() if isinstance(outcome, str))
+    assert sum(isinstance(outcome, tuple) for outcome in outcomes.values()) >= 40
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    output = str(tmp_path / "c.json")
+    assert build_configurations.main(["--release", "gpt2-small-res-jb", "--output", output]) == 0
+    assert capsys.readouterr().out.endswith("; 1 left out, not after a block: blocks.0.hook_resid_pre\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["--release", "gemma-scope-9b"], "gemma-scope-9b-pt-res"), (["--width", "17k"], "16k")],
+    [
+        ("--release gemma-scope-9b", "gemma-scope-9b-pt-res"),
+        ("--width 17k", "no SAE for --width '17k': its widths are 131k, 16k,"),
+        ("--release gpt2-small-res-jb --match layer_3", "--match 'layer_3': its widths are not in its names"),
+        ("--release gemma-scope-2b-pt-mlp --width 16k", "do not read the residual stream after a block"),
+        ("--release gemma-scope-2-270m-pt-att-all", "do not read the residual stream after a block"),
+        ("--release gpt2-small-resid-mid-v5-32k", "do not read the residual stream after a block"),
+        ("--release temporal-sae-gemma-2-2b", "its format temporal"),
+        ("--release gemma-scope-2b-pt-res", "layer_12/width_16k/average_l0_22 and layer_12/width_32k"),
+        ("--release sae_bench_pythia70m_sweep_topk_ctx128_0730", "L0 (unknown)"),
+        ("--release saebench_gemma-2-2b_width-2pow12_date-0108", "--width or --match"),
+    ],
 )
-def test_unknown_release_or_width(arguments, expected, capsys):
-    assert build_configurations.main([*arguments, "--output", "never.json"]) == 2
+def test_what_cannot_be_built_is_refused_in_one_line(arguments, expected, capsys):
+    assert build_configurations.main([*arguments.split(), "--output", "never.json"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert expected in error
     assert not Path("never.json").exists()
+
+
+def test_a_pattern_that_is_none_is_a_wrong_argument(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        build_configurations.main(["--match", "trainer_("])
+    assert "--match: 'trainer_(' is not a regular expression" in capsys.readouterr().err

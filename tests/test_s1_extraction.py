@@ -8,13 +8,25 @@ import sys
 import zipfile
 from pathlib import Path
 
+import feature_files
 import numpy as np
 import pandas as pd
 import pytest
+import residual_stream
+import sae_encoder
 import scipy.sparse
 import torch
-from extract_sae_features import layer_list, main
-from feature_files import half_if_finite, read_labelled_sentences, sentence_groups
+from extract_sae_features import layer_list, layer_tokens, main
+from feature_files import (
+    CsrWriter,
+    create_rows,
+    finish_rows,
+    read_labelled_sentences,
+    row_chunks,
+    sentence_groups,
+    write_half_if_finite,
+    write_rows,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from residual_stream import (
@@ -171,7 +183,15 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    "killed_after", ["sae_activations/layer_0_l0_5.npz", "scratch/complete.json", "tokens.npz"]
+    "killed_after",
+    [
+        "sae_activations/layer_0_l0_5.npz",
+        "scratch/layer_3_l0_4.json",
+        "hidden_states/layer_1.npz",
+        "residual_stream/layer_3.npy",
+        "residual_stream/embeddings.npy",
+        "tokens.npz",
+    ],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     killed_after, labelled_csv, extracted, tiny_gemma2, tiny_saes, tmp_path
@@ -261,6 +281,107 @@ def test_a_folder_grows_by_the_missing_sae_only(labelled_csv, tiny_gemma2, tiny_
     assert [(s["layer"], s["average_l0"]) for s in record["saes"]] == [(0, 5), (3, 4), (3, 9)]
     assert record["layers"] == [0, 1, 2, 3]
     assert [r["new_saes"] for r in record["runs"]] == [1, 2]
+
+
+def forbid_the_model(monkeypatch):
+    def load_weights(*_args, **_kwargs):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(residual_stream, "load_weights", load_weights)
+
+
+def test_more_saes_are_encoded_without_the_model(
+    labelled_csv, extracted, tiny_gemma2, tiny_saes, tmp_path, monkeypatch
+):
+    configurations = json.loads((tiny_saes / "configurations.json").read_text())
+    one_sae = tmp_path / "one.json"
+    one_sae.write_text(json.dumps(configurations | {"saes": configurations["saes"][:1]}))
+    folder = tmp_path / "grow"
+    small = ("--batch-tokens", "64")
+    assert run(labelled_csv, folder, tiny_gemma2, tiny_saes, *small, "--config", one_sae) == 0
+    forbid_the_model(monkeypatch)
+    assert run(labelled_csv, folder, tiny_gemma2, tiny_saes, *small) == 0
+    for file in extracted.rglob("*.np[yz]"):
+        assert (folder / file.relative_to(extracted)).read_bytes() == file.read_bytes(), file
+    runs = json.loads((folder / "run.json").read_text())["runs"]
+    assert "model" in runs[0]["seconds_by_phase"]
+    assert set(runs[1]["seconds_by_phase"]) == {"hidden states", "SAEs"}
+
+
+def test_a_finished_folder_is_left_alone(
+    labelled_csv, tiny_gemma2, tiny_saes, extracted, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(extracted, tmp_path / "done")
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    forbid_the_model(monkeypatch)
+    assert run(labelled_csv, folder, tiny_gemma2, tiny_saes, "--batch-tokens", "64") == 0
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == before
+    assert "0 layers and 0 SAEs new" in capsys.readouterr().out
+
+
+def test_without_its_residual_stream_a_folder_grows_by_a_second_pass(
+    labelled_csv, extracted, tiny_gemma2, tiny_saes, tmp_path
+):
+    folder = tmp_path / "lean"
+    small = ("--batch-tokens", "64", "--discard-residual-stream")
+    assert run(labelled_csv, folder, tiny_gemma2, tiny_saes, *small, "--layers", "0") == 0
+    assert not (folder / "residual_stream").exists()
+    assert run(labelled_csv, folder, tiny_gemma2, tiny_saes, *small) == 0
+    assert not (folder / "residual_stream").exists()
+    for file in extracted.rglob("*.npz"):
+        assert (folder / file.relative_to(extracted)).read_bytes() == file.read_bytes(), file
+
+
+def test_blocks_above_the_last_wanted_layer_are_not_computed(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    _, blocks = decoder_and_blocks(model)
+    seen = []
+    handles = [block.register_forward_hook(lambda *_, k=k: seen.append(k)) for k, block in enumerate(blocks)]
+    tokenized = tokenize(SENTENCES[:1], tokenizer, 256)
+    with torch.inference_mode():
+        [(_, states)] = residual_stream_batches(model, tokenized, [1], [np.array([0])])
+    for handle in handles:
+        handle.remove()
+    assert seen == [0, 1]
+    assert set(states) == {EMBEDDINGS, 1}
+
+
+def scarce_memory(monkeypatch, most_tokens):
+    """Let encoding more than `most_tokens` at once fail as a full device does."""
+    activations = sae_encoder.JumpReluEncoder.activations
+
+    def activations_if_they_fit(self, x, memory):
+        if len(x) > most_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return activations(self, x, memory)
+
+    monkeypatch.setattr(sae_encoder.JumpReluEncoder, "activations", activations_if_they_fit)
+
+
+def test_chunks_are_halved_until_they_fit_the_device(
+    labelled_csv, tiny_gemma2, tiny_saes, tmp_path, monkeypatch
+):
+    assert run(labelled_csv, tmp_path / "small", tiny_gemma2, tiny_saes, "--chunk-tokens", "4") == 0
+    scarce_memory(monkeypatch, 7)
+    assert run(labelled_csv, tmp_path / "halved", tiny_gemma2, tiny_saes, "--chunk-tokens", "64") == 0
+    for file in (tmp_path / "small/sae_activations").iterdir():
+        assert (tmp_path / "halved/sae_activations" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_device_too_small_for_one_token_is_named(
+    labelled_csv, tiny_gemma2, tiny_saes, tmp_path, monkeypatch, capsys
+):
+    scarce_memory(monkeypatch, 0)
+    code = run(labelled_csv, tmp_path / "out", tiny_gemma2, tiny_saes)
+    failure(capsys, code, "cpu: not enough memory", "what is finished is kept")
+    assert (tmp_path / "out/hidden_states/layer_3.npz").exists()
+
+
+def test_a_layer_held_on_the_device_gives_the_same_tokens(extracted):
+    file = extracted / "residual_stream/layer_3.npy"
+    held, read = (layer_tokens(file, torch.device("cpu"), torch.float32, most) for most in (10**9, 0))
+    assert torch.equal(held(5, 40), read(5, 40))
+    assert torch.equal(held(0, 40), torch.from_numpy(np.load(file)[:40]))
 
 
 def test_an_sae_of_another_release_is_not_taken_for_this_one(
@@ -484,9 +605,52 @@ def test_no_block_list_names_what_was_found():
         decoder_and_blocks(model)
 
 
-def test_half_if_finite_falls_back_to_float32():
-    assert half_if_finite(np.array([1.0, 65504.0], dtype=np.float32)).dtype == np.float16
-    assert half_if_finite(np.array([1.0, 70000.0], dtype=np.float32)).dtype == np.float32
+@pytest.mark.parametrize(("largest", "dtype"), [(65504.0, np.float16), (70000.0, np.float32)])
+def test_hidden_states_are_float16_only_where_all_is_finite_in_it(largest, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_files, "BLOCK_BYTES", 32)  # four rows of two at a time
+    values = np.arange(22, dtype=np.float32).reshape(11, 2)
+    values[10, 1] = largest
+    np.save(tmp_path / "source.npy", values)
+    write_half_if_finite(tmp_path / "half.npz", "hidden_states", tmp_path / "source.npy")
+    written = np.load(tmp_path / "half.npz")["hidden_states"]
+    assert written.dtype == dtype
+    np.testing.assert_array_equal(written, values.astype(dtype))
+    np.savez(tmp_path / "numpy.npz", hidden_states=values.astype(dtype))
+    assert (tmp_path / "half.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
+
+
+def test_rows_are_filled_in_any_order(tmp_path):
+    values = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    path = tmp_path / "rows.npy"
+    create_rows(path, values.shape)
+    for rows in ([6, 7, 8, 0, 1], [4, 5], [2, 3]):
+        write_rows(path, np.array(rows), values[rows])
+    assert not path.exists()
+    finish_rows(path)
+    np.testing.assert_array_equal(np.load(path), values)
+    np.testing.assert_array_equal(np.concatenate(list(row_chunks(path, 4))), values)
+
+
+@pytest.mark.parametrize("spool_bytes", [1 << 20, 16])
+def test_csr_writer_gives_what_scipy_reads(spool_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_files, "SPOOL_BYTES", spool_bytes)
+    rng = np.random.default_rng(1)
+    dense = rng.normal(size=(50, 30)) * (rng.random((50, 30)) < 0.2)
+    dense[7:11] = 0
+    matrix = scipy.sparse.csr_matrix(dense.astype(np.float32))
+    writer = CsrWriter(30, tmp_path)
+    for start in range(0, 50, 8):
+        part = matrix[start : start + 8]
+        writer.append(np.diff(part.indptr), part.indices, part.data)
+    writer.write(tmp_path / "matrix.npz")
+    written = scipy.sparse.load_npz(tmp_path / "matrix.npz")
+    np.testing.assert_array_equal(written.toarray(), matrix.toarray())
+    assert (written.indices.dtype, written.indptr.dtype, written.data.dtype) == (
+        np.int32,
+        np.int32,
+        np.float32,
+    )
+    np.testing.assert_array_equal(writer.fires, matrix.toarray().any(axis=0))
 
 
 def test_groups_join_scenarios_and_near_duplicates(tmp_path):

@@ -10,11 +10,14 @@ from pathlib import Path
 import hub_files
 import numpy as np
 import pytest
+import torch
 from hub_files import named_failures, require_hub_file, sae_repository
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from loopback_hub import READER, STRANGER, Fault, LoopbackHub, Repository
+from residual_stream import load_weights
 from tiny_models import write_tiny_saes
+from transformers import AutoConfig
 
 PARAMS = "layer_1/width_128/average_l0_6/params.npz"
 MEMBERS = ("W_enc", "b_enc", "threshold")
@@ -320,6 +323,19 @@ def test_each_failure_of_a_model_names_cause_remedy_and_the_demo(
     assert "\n" not in message
     for text in [*expected, "--demo"]:
         assert text.format(endpoint=hub.endpoint) in message
+
+
+def test_weights_that_are_not_cached_are_not_said_to_be_missing_on_the_hub(hub, tiny_gemma2):
+    hub.repositories["tiny/model"] = Repository(tiny_gemma2)
+    source = {"revision": None, "local_files_only": True}
+    require_hub_file("tiny/model", "config.json", None, False)
+    config = AutoConfig.from_pretrained("tiny/model", local_files_only=True)
+    placed = {"dtype": torch.float32, "device": torch.device("cpu")}
+    with pytest.raises(FileNotFoundError, match=r"its weights are not in the local cache.*run once online"):
+        load_weights("tiny/model", config, **placed, **source)
+    online = load_weights("tiny/model", config, **placed)
+    offline = load_weights("tiny/model", config, **placed, **source)
+    assert torch.equal(online.lm_head.weight, offline.lm_head.weight)
 
 
 def test_a_cut_connection_is_found_below_what_transformers_makes_of_it():

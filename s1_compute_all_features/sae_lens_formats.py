@@ -1,0 +1,323 @@
+"""SAEs in every format that sae-lens loads, encoded by sae-lens itself, and its registry of released ones.
+
+torch and sae-lens, slow to import, are imported where an SAE is read: the registry needs neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import pickle
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from hub_files import named_failures
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+if TYPE_CHECKING:
+    import torch
+    from sae_lens import SAE
+
+DISK_FORMAT = ("cfg.json", "sae_weights.safetensors")
+# The file of the weights, by the registry's name of the format. What is not listed (transcoders,
+# cross-layer transcoders, attention outputs, temporal SAEs) does not encode a token's residual stream.
+WEIGHTS = {
+    "sae_lens": "{path}/sae_weights.safetensors",
+    "gemma_3": "{path}/params.safetensors",
+    "llama_scope": "{path}/checkpoints/final.safetensors",
+    "llama_scope_r1_distill": "{path}/sae_weights.safetensors",
+    "dictionary_learning_1": "{path}/ae.pt",
+    "sparsify": "{path}/sae.safetensors",
+    "qwen_scope": "{path}",
+    "deepseek_r1": "{path}",
+    "goodfire": "{path}",
+}
+ARCHITECTURES = ("standard", "jumprelu", "topk", "abstopk", "gated", "matching_pursuit")
+RUN_TIME_NORMALISATION = ("none", "layer_norm", "constant_norm_rescale")  # what `encode` does by itself
+ONE_AT_A_TIME = threading.Lock()  # reading changes settings of the process
+
+
+@dataclass(frozen=True)
+class SaeLensEncoder:
+    """An SAE of sae-lens, and what the residual stream needs before it."""
+
+    sae: SAE  # W_dec is on the meta device if encoding does not use it
+    centre: bool  # subtract from each token's residual stream its mean over d_model
+
+    @property
+    def d_sae(self) -> int:
+        return self.sae.cfg.d_sae
+
+    def sha256(self) -> str:
+        """Return the digest of all that encoding depends on, by which duplicates among SAEs are found."""
+        import torch
+
+        cfg = self.sae.cfg
+        unused = {"metadata", "device", "dtype"}
+        settings = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in unused}
+        settings |= {"architecture": cfg.architecture(), "centre": self.centre}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name, array in sorted(self.sae.state_dict().items()):
+            if not array.is_meta and (name != "b_dec" or cfg.apply_b_dec_to_input):
+                digest.update(array.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> SaeLensEncoder:
+        """Return a copy on another device; `SAE.to` would move this one."""
+        cfg = replace(self.sae.cfg, device="meta", dtype=str(dtype).removeprefix("torch."))
+        sae = type(self.sae)(cfg)
+        arrays = {
+            name: array if array.is_meta else array.to(device=device, dtype=dtype)
+            for name, array in self.sae.state_dict().items()
+        }
+        sae.load_state_dict(arrays, assign=True)
+        sae.device, cfg.device = device, str(device)
+        return SaeLensEncoder(sae.requires_grad_(False), self.centre)
+
+    def activations(
+        self, x: torch.Tensor, memory: list[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `(values, fires)`, both `[chunk, d_sae]`, fires bool, of residual streams `[chunk, d_in]`.
+
+        A feature that TopK picks at an activation of zero does not fire. memory: unused, `encode` takes none.
+        """
+        if self.centre:
+            x = x - x.mean(dim=-1, keepdim=True)
+        values = self.sae.encode(x)
+        return values, values != 0
+
+
+@cache
+def registry() -> dict[str, dict]:
+    """Return sae-lens' registry of released SAEs as it stands in its YAML, by release name."""
+    package = Path(importlib.util.find_spec("sae_lens").origin).parent
+    with (package / "pretrained_saes.yaml").open(encoding="utf-8") as file:
+        return yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def releases_of(release: str) -> dict[str, dict]:
+    """Return the registry's releases behind a release name or a hub repository, none if it knows neither."""
+    if release in registry():
+        return {release: registry()[release]}
+    return {name: entry for name, entry in registry().items() if entry["repo_id"] == release}
+
+
+def format_of(entry: dict) -> str:
+    """Return the registry's name of the format of a release."""
+    return entry.get("conversion_func") or "sae_lens"
+
+
+def hub_repository(release: str) -> str:
+    """Return the hub repository of a release of sae-lens' registry; anything else unchanged."""
+    return registry()[release]["repo_id"] if release in registry() else release
+
+
+def registered(path: str, release: str) -> tuple[str, str, str]:
+    """Return `(release name, sae_id, file of the weights)` of the SAE at `path` of a release or repository.
+
+    A repository that the registry does not know holds folders in sae-lens' disk format, which are their ids.
+
+    Raises:
+        ValueError: the release has no such SAE, or it is none of the residual stream.
+    """
+    releases = releases_of(release)
+    if not releases:
+        return release, path, WEIGHTS["sae_lens"].format(path=path)
+    for name, entry in releases.items():
+        for sae in entry["saes"]:
+            if str(sae["path"]) != path:
+                continue
+            if format_of(entry) not in WEIGHTS:
+                raise ValueError(
+                    f"{release}/{path}: its format {format_of(entry)} holds no SAEs that encode the residual "
+                    "stream token by token"
+                )
+            return name, sae["id"], WEIGHTS[format_of(entry)].format(path=path)
+    raise ValueError(
+        f"{release}/{path}: sae-lens' registry has no such SAE; build_configurations.py writes those it has"
+    )
+
+
+def require_sae_lens(paths: Sequence[str], release: str, *, local_files_only: bool) -> None:
+    """Raise at once what `read_sae_lens_encoder` would raise hours later: unknown, no access, not cached.
+
+    Raises:
+        FileNotFoundError: an SAE cannot be had; the message says which and why.
+        ValueError: an SAE is not in the registry, or of an architecture that cannot be used.
+    """
+    if Path(release).is_dir():
+        for path in paths:
+            require_architecture(Path(release, path))
+        return
+    repo_id = hub_repository(release)
+    files = [registered(path, release)[2] for path in paths]
+    missing = next((f for f in files if not isinstance(try_to_load_from_cache(repo_id, f), str)), None)
+    if missing is None:
+        return
+    with named_failures(repo_id, missing, None, option="--sae-release", local_files_only=local_files_only):
+        if local_files_only or is_offline_mode():
+            raise LocalEntryNotFoundError(missing)
+        get_hf_file_metadata(hf_hub_url(repo_id, missing))
+
+
+def require_architecture(folder: Path) -> None:
+    for name in DISK_FORMAT:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: no such SAE file; check --sae-release and --config")
+    try:
+        architecture = json.loads((folder / "cfg.json").read_text(encoding="utf-8")).get("architecture")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / 'cfg.json'}: not a configuration of sae-lens ({error})") from error
+    if architecture not in (*ARCHITECTURES, None):  # files of sae-lens before version 4 name none
+        raise ValueError(
+            f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported, only "
+            f"{', '.join(ARCHITECTURES)}; sae-lens' save_inference_model writes those of SAEs in training"
+        )
+
+
+def read_sae_lens_encoder(
+    path: str, release: str, layer: int, d_model: int, d_sae: int | None, *, local_files_only: bool
+) -> SaeLensEncoder:
+    """Read the SAE at `path` of a release, with every fold that sae-lens makes, in float32 on the CPU.
+
+    TransformerLens can load a LayerNorm model (GPT-2) with centred writing weights, which takes from each
+    token's residual stream its mean over d_model and changes nothing else; an SAE trained on that says so in
+    its `model_from_pretrained_kwargs`. All their other keys (fold_ln, center_unembed, fold_value_biases,
+    refactor_factored_attn_matrices, dtype, n_devices) leave the residual stream as it is, and where there
+    are none the SAE saw the unprocessed model: sae-lens loads by `from_pretrained_no_processing`.
+
+    d_sae: `None` if the configurations do not say.
+
+    Raises:
+        FileNotFoundError: it cannot be had; the message says why.
+        ValueError: unknown, damaged, or not an SAE for the residual stream after this layer of this model.
+    """
+    folder = Path(release)
+    if folder.is_dir():
+        source, weights = str(folder / path), str(folder / path / DISK_FORMAT[1])
+        require_architecture(folder / path)
+    else:
+        repo_id = hub_repository(release)
+        source = f"{repo_id}/{path}"
+        name, sae_id, weights = registered(path, release)
+
+    import torch
+    from sae_lens import SAE
+
+    # What the warning asks for is done here.
+    warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+    try:
+        if folder.is_dir():
+            sae = SAE.load_from_disk(folder / path, device="cpu", dtype="float32")
+        else:
+            with (
+                named_failures(
+                    repo_id, weights, None, option="--sae-release", local_files_only=local_files_only
+                ),
+                sae_lens_through_the_cache(local_files_only),
+            ):
+                sae = SAE.from_pretrained(name, sae_id, device="cpu", dtype="float32")
+    except (
+        SafetensorError,
+        RuntimeError,  # arrays that are missing or do not fit the configuration
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        what = " ".join(str(error).split())
+        file = weights if folder.is_dir() else try_to_load_from_cache(repo_id, weights)
+        raise ValueError(
+            f"{source}: damaged, or not an SAE that sae-lens reads ({type(error).__name__}: {what}); "
+            f"if damaged, delete {file} and fetch it again"
+        ) from error
+    require_fit(sae, source, layer, d_model, d_sae)
+    processing = sae.cfg.metadata.model_from_pretrained_kwargs or {}
+    cfg = sae.cfg
+    if cfg.architecture() != "matching_pursuit" and not getattr(cfg, "rescale_acts_by_decoder_norm", False):
+        sae.W_dec = torch.nn.Parameter(sae.W_dec.to("meta"))  # half of the memory
+    return SaeLensEncoder(sae.requires_grad_(False), bool(processing.get("center_writing_weights")))
+
+
+def require_fit(sae: SAE, source: str, layer: int, d_model: int, d_sae: int | None) -> None:
+    cfg = sae.cfg
+    if cfg.architecture() not in ARCHITECTURES or cfg.reshape_activations != "none":
+        raise ValueError(
+            f"{source}: a {cfg.architecture()} of {cfg.metadata.hook_name} does not encode the residual "
+            "stream token by token"
+        )
+    if cfg.d_in != d_model:
+        raise ValueError(
+            f"{source}: d_in is {cfg.d_in}, the model needs {d_model}: this SAE belongs to another model"
+        )
+    if d_sae not in (None, cfg.d_sae):
+        raise ValueError(f"{source}: d_sae is {cfg.d_sae}, the configuration says {d_sae}")
+    hook = cfg.metadata.hook_name
+    if hook is None or layer_of_hook(hook) != layer:
+        raise ValueError(
+            f"{source}: made for {hook or 'an unknown place (no hook_name)'}, the configuration needs the "
+            f"residual stream after block {layer} (blocks.{layer}.hook_resid_post)"
+        )
+    if cfg.normalize_activations not in RUN_TIME_NORMALISATION:
+        raise ValueError(
+            f"{source}: trained on inputs scaled by {cfg.normalize_activations}, which is not folded into "
+            "its weights, and the scale is not known; fold it with sae-lens and save it again"
+        )
+
+
+def layer_of_hook(hook_name: str) -> int | None:
+    """Return the block after which a hook reads the residual stream, -1 before the first, None elsewhere.
+
+    Names are TransformerLens' (`blocks.3.hook_resid_post`, in its bridge `blocks.3.hook_out`) or those of the
+    model's modules (`model.layers.3`, `transformer.h.3`), whose output it is.
+    """
+    if found := re.fullmatch(r"blocks\.(\d+)\.hook_(resid_post|out|resid_pre|in)", hook_name):
+        return int(found[1]) - (found[2] in ("resid_pre", "in"))
+    if found := re.fullmatch(r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)(?:\.output)?", hook_name):
+        return int(found[1])
+    return None
+
+
+@contextmanager
+def sae_lens_through_the_cache(local_files_only: bool) -> Iterator[None]:
+    """Make sae-lens keep to the local cache where that is asked for, which it has no parameter for.
+
+    huggingface_hub looks at its constant at each request. For Gemma Scope 2, sae-lens asks for the shapes
+    by requests of its own, which know neither cache nor offline mode nor the hub's errors: they are read from
+    the file, which is loaded next anyway.
+    """
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    with ONE_AT_A_TIME:
+        before = constants.HF_HUB_OFFLINE, loaders.get_safetensors_tensor_shapes
+        constants.HF_HUB_OFFLINE = is_offline_mode() or local_files_only
+        loaders.get_safetensors_tensor_shapes = tensor_shapes
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE, loaders.get_safetensors_tensor_shapes = before
+
+
+def tensor_shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+    """Return the shape of each array of a safetensors file on the hub, which is then in the cache."""
+    with safe_open(hf_hub_download(repo_id, filename), framework="pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
