@@ -169,7 +169,7 @@ class Plan:
 
         x = torch.from_numpy(resid_post).to(self.device, self.dtype)
         encoder = self.encoder.to(self.device, self.dtype)
-        rows = encode(lambda start, stop: x[start:stop], len(x), encoder, len(x))
+        rows = encode(lambda start, stop: x[start:stop], len(x), encoder, len(x), [])
         lengths, columns, _ = (np.concatenate(part) for part in zip(*rows))
         fires = np.zeros((len(x), encoder.d_sae), dtype=bool)
         fires[np.repeat(np.arange(len(x)), lengths), columns] = True

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -46,7 +47,7 @@ STAGE = Path(__file__).resolve().parent
 DEFAULT_MODEL = "google/gemma-2-2b"
 CONFIGURATIONS = {DEFAULT_MODEL: STAGE / "gemma_scope_16k_configurations.json"}
 DEMO = STAGE / "demo"
-CHUNK_TOKENS = {"cpu": 1024}  # encoded at once, where the option does not say
+CHUNK_TOKENS = {"cpu": 2048}  # encoded at once, where the option does not say
 ON_DEVICE_BYTES = 1 << 30  # of a layer's tokens that stay on a GPU for all SAEs of the layer
 
 
@@ -112,7 +113,7 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
         "--batch-tokens", type=positive_int, default=4096, help="padded tokens a forward pass (default: 4096)"
     )
     compute.add_argument(
-        "--chunk-tokens", type=positive_int, help="tokens encoded at once (default: 1024 on a CPU, else 8192)"
+        "--chunk-tokens", type=positive_int, help="tokens encoded at once (default: 2048 on a CPU, else 8192)"
     )
 
 
@@ -194,18 +195,139 @@ def choose_device(name: str, local_rank: int):
     return torch.device(name, local_rank % torch.cuda.device_count() if name == "cuda" else None)
 
 
-def fill_residual_stream(
-    model, tokenized, folder: Path, keys: list, batch_tokens: int, workers: Workers
-) -> None:
-    """Write this process' share of the residual stream into arrays that exist. keys: layers, `EMBEDDINGS`."""
+class Laps:
+    """Seconds by phase of a run."""
+
+    def __init__(self):
+        self.started = self.last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self.seconds[phase] = round(now - self.last, 2)
+        self.last = now
+
+    @property
+    def total(self) -> float:
+        return round(time.monotonic() - self.started, 1)
+
+
+@contextmanager
+def named_memory_failure(device) -> Iterator[None]:
+    """Turn running out of device memory, after all halving, into a ValueError of one line."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"{device}: not enough memory ({str(error).splitlines()[0]}); what is finished is kept: "
+            "free the device, or use --device cpu"
+        ) from error
+
+
+def peak_memory_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is to do, read from all inputs but the weights, and this process' part in it."""
+
+    args: argparse.Namespace
+    workers: Workers
+    laps: Laps
+    sentences: pd.DataFrame
+    tokenized: object  # TokenizedSentences
+    load_from: str  # hub id or folder of the model
+    model_id: str  # what run.json calls it
+    config: object  # of the model
+    entries: list  # the planned SAEs
+    sae_files: dict  # where their files lie, for read_sae
+    release_id: str  # what run.json calls that: a folder's path would tie the result to this machine
+    device: object
+    dtype: object
+
+    @property
+    def folder(self) -> Path:
+        return self.args.output
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.get_text_config().num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.config.get_text_config().hidden_size
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.tokenized.sentence_offsets[-1])
+
+    @property
+    def layers(self) -> list[int]:
+        return self.args.layers or list(range(self.n_layers))
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self.args.chunk_tokens or CHUNK_TOKENS.get(self.device.type, 8192)
+
+    @property
+    def inputs(self) -> dict:
+        """What the content of the folder depends on."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "input_sha256": sha256_of(self.args.input),
+            "model": self.model_id,
+            "model_revision": getattr(self.config, "_commit_hash", None),
+            "dtype": self.args.dtype,
+            "allow_tf32": self.args.allow_tf32,
+        }
+
+    def residual_stream(self, key: int | str) -> Path:
+        return self.folder / residual_stream_file(key)
+
+
+def compute_residual_stream(job: Job, keys: list) -> None:
+    """Run the model and write its residual stream in float32. keys: layers, and `EMBEDDINGS` if wanted."""
+    from residual_stream import load_weights
+
+    workers, source = (
+        job.workers,
+        {"revision": job.args.revision, "local_files_only": job.args.local_files_only},
+    )
+    model = workers.first_then_others(
+        lambda: load_weights(job.load_from, job.config, dtype=job.dtype, device=job.device, **source)
+    )
+    job.laps.lap("model")
+
+    def create() -> None:
+        for key in keys if workers.is_first else []:
+            create_rows(job.residual_stream(key), (job.n_tokens, job.d_model))
+
+    def finish() -> None:
+        for key in keys if workers.is_first else []:
+            finish_rows(job.residual_stream(key))
+
+    workers.together(create)
+    with named_memory_failure(job.device):
+        workers.together(lambda: fill_residual_stream(job, model, keys))
+    workers.together(finish)
+    job.laps.lap("residual stream")
+
+
+def fill_residual_stream(job: Job, model, keys: list) -> None:
+    """Write this process' share of the sentences into the arrays of `keys`, which exist."""
     from residual_stream import EMBEDDINGS, pack_batches, residual_stream_batches
     from tqdm import tqdm
 
-    batches = workers.share(pack_batches(tokenized.n_positions, batch_tokens))
-    total = int(sum(tokenized.n_tokens[batch].sum() for batch in batches))
+    n_tokens = job.tokenized.n_tokens
+    batches = job.workers.share(pack_batches(job.tokenized.n_positions, job.args.batch_tokens))
+    total = int(sum(n_tokens[batch].sum() for batch in batches))
     layers = [key for key in keys if key != EMBEDDINGS]
-    with tqdm(total=total, unit="token", desc="residual stream", disable=not workers.is_first) as bar:
-        for rows, states in residual_stream_batches(model, tokenized, layers, batches):
+    with tqdm(total=total, unit="token", desc="residual stream", disable=not job.workers.is_first) as bar:
+        for rows, states in residual_stream_batches(model, job.tokenized, layers, batches):
             for key in keys:
                 values = states[key].numpy()  # [len(rows), d_model] float32
                 if not np.isfinite(values).all():
@@ -214,8 +336,22 @@ def fill_residual_stream(
                         f"the model's {where} is not finite: its values overflow this dtype; "
                         "use --dtype float32 or bfloat16"
                     )
-                write_rows(folder / residual_stream_file(key), rows, values)
+                write_rows(job.residual_stream(key), rows, values)
             bar.update(len(rows))
+
+
+def write_dense_arrays(job: Job, layers: list[int], with_embeddings: bool) -> None:
+    """Write this process' share of the hidden states and, the first process, the embeddings."""
+    from residual_stream import EMBEDDINGS
+
+    if job.workers.is_first and with_embeddings:
+        source = job.residual_stream(EMBEDDINGS)
+        write_half_if_finite(job.folder / "embeddings.npz", "embeddings", source)
+        source.unlink()
+    for layer in job.workers.share(layers):
+        target = job.folder / hidden_states_file(layer)
+        write_half_if_finite(target, "hidden_states", job.residual_stream(layer))
+    job.laps.lap("hidden states")
 
 
 def layer_tokens(path: Path, device, dtype, most_bytes: int) -> Callable:
@@ -241,42 +377,57 @@ def summary_file(folder: Path, entry) -> Path:
     return folder / SCRATCH / f"{name}.json"
 
 
-def encode_saes(encoders: Iterator, total: int, encode_rows: Callable, release_id: str, folder: Path, show):
-    """Encode `total` SAEs and write their CSR files, each after a summary for run.json in scratch/.
+def encode_saes(job: Job, entries: list) -> None:
+    """Encode this process' share of the SAEs and write their CSR files, each after a summary for run.json.
 
-    A file is written while the next SAE is computed. encoders: yields `(entry, encoder, digest)`;
-    encode_rows: makes an iterator of CSR rows of an entry and its encoder.
+    While one is computed, the next ones are read and the one before is written.
     """
+    import torch
+    from sae_encoder import READERS, encode, prefetch, read_sae
     from tqdm import tqdm
+
+    on_cpu = job.device.type == "cpu"
+    if job.device.type == "cuda":
+        torch.cuda.empty_cache()  # the model is gone: the SAEs have the device for themselves
+    mine = job.workers.share(entries)
+    read = partial(read_sae, d_model=job.d_model, **job.sae_files)
+    encoders = prefetch(mine, read, job.d_model, readers=1 if on_cpu else READERS)
+    most_bytes = 0 if on_cpu else ON_DEVICE_BYTES
+    tokens_of = lru_cache(1)(partial(layer_tokens, device=job.device, dtype=job.dtype, most_bytes=most_bytes))
+    memory: list = []
 
     def write(entry, rows: CsrWriter, digest: str) -> None:
         summary = {
             "sae_id": entry.path,
-            "sae_release": release_id,
+            "sae_release": job.release_id,
             "d_sae": rows.n_columns,
             "measured_l0": round(rows.n_values / rows.n_rows, 3),
             "share_of_features_firing": round(float(rows.fires.mean()), 5),
             "encoder_sha256": digest,
         }
-        write_json(summary_file(folder, entry), summary)
-        rows.write(folder / sae_activations_file(entry.layer, entry.average_l0))
+        write_json(summary_file(job.folder, entry), summary)
+        rows.write(job.folder / sae_activations_file(entry.layer, entry.average_l0))
         rows.close()
         bar.update()
 
     with (
-        tqdm(total=total, unit="SAE", desc="SAEs", disable=not (total and show)) as bar,
+        named_memory_failure(job.device),
+        tqdm(total=len(mine), unit="SAE", desc="SAEs", disable=not (mine and job.workers.is_first)) as bar,
         ThreadPoolExecutor(1) as writer,
     ):
         written = None
         for entry, encoder, digest in encoders:
-            rows = CsrWriter(encoder.d_sae, folder / SCRATCH)
-            for chunk in encode_rows(entry, encoder):
+            rows = CsrWriter(encoder.d_sae, job.folder / SCRATCH)
+            tokens = tokens_of(job.residual_stream(entry.layer))
+            on_device = encoder.to(job.device, job.dtype)
+            for chunk in encode(tokens, job.n_tokens, on_device, job.chunk_tokens, memory):
                 rows.append(*chunk)
             if written is not None:
                 written.result()
             written = writer.submit(write, entry, rows, digest)
         if written is not None:
             written.result()
+    job.laps.lap("SAEs")
 
 
 def describe_saes(folder: Path, entries, before: list[dict]) -> list[dict]:
@@ -340,235 +491,170 @@ def write_tables(folder: Path, sentences: pd.DataFrame, tokenized) -> None:
     )
 
 
-def missing_files(
-    folder: Path, layers: list[int], entries, release: str, earlier: list[dict]
-) -> tuple[list[int], list]:
+def missing_files(job: Job, earlier: list[dict]) -> tuple[list[int], list]:
     """Return the layers without hidden states and the SAEs without activations or without their summary.
 
     Raises:
         ValueError: a file of that layer and L0 is there, but of another SAE.
     """
     described = {sae["file"]: sae for sae in earlier}
-    missing_layers = [layer for layer in layers if not (folder / hidden_states_file(layer)).exists()]
+    missing_layers = [k for k in job.layers if not (job.folder / hidden_states_file(k)).exists()]
     missing_saes = []
-    for entry in entries:
+    for entry in job.entries:
         name = sae_activations_file(entry.layer, entry.average_l0)
-        summary = summary_file(folder, entry)
+        summary = summary_file(job.folder, entry)
         if summary.exists():
             described[name] = json.loads(summary.read_text(encoding="utf-8"))
-        if not (folder / name).exists() or name not in described:
+        if not (job.folder / name).exists() or name not in described:
             missing_saes.append(entry)
             continue
         there = (described[name]["sae_release"], described[name]["sae_id"])
-        if there != (release, entry.path):
+        if there != (job.release_id, entry.path):
             raise ValueError(
-                f"{folder / name} holds {there[1]} of {there[0]}, this run wants {entry.path} of {release}, "
-                "whose file has the same name: choose another --output"
+                f"{job.folder / name} holds {there[1]} of {there[0]}, this run wants {entry.path} of "
+                f"{job.release_id}, whose file has the same name: choose another --output"
             )
     return missing_layers, missing_saes
 
 
-class Laps:
-    """Seconds by phase of a run."""
+def prepare(args: argparse.Namespace, workers: Workers) -> Job:
+    """Read all inputs but the weights.
 
-    def __init__(self):
-        self.started = self.last = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, phase: str) -> None:
-        now = time.monotonic()
-        self.seconds[phase] = round(now - self.last, 2)
-        self.last = now
-
-    @property
-    def total(self) -> float:
-        return round(time.monotonic() - self.started, 1)
-
-
-@contextmanager
-def named_memory_failure(device) -> Iterator[None]:
-    """Turn running out of device memory, after all halving, into a ValueError of one line."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"{device}: not enough memory ({str(error).splitlines()[0]}); what is finished is kept: "
-            "free the device, or use --device cpu"
-        ) from error
-
-
-def peak_memory_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def extract(args: argparse.Namespace, workers: Workers) -> str:
-    """Do the whole run, or this process' share of it; return the closing line."""
+    Raises:
+        ValueError, FileNotFoundError: an input is missing or wrong; the message says which and why.
+    """
     laps = Laps()
     sentences = read_labelled_sentences(args.input)
     load_from, model_id, config_file, release = workers.first_then_others(lambda: resolve_sources(args))
 
     import torch
-    from residual_stream import EMBEDDINGS, load_weights, read_config, tokenize
-    from sae_encoder import READERS, encode, prefetch, read_configurations, read_sae, require_saes
+    from residual_stream import read_config, tokenize
+    from sae_encoder import read_configurations
 
     configurations = read_configurations(config_file)
-    # What run.json names: a folder's path would tie the result to this machine.
-    release_id = args.sae_release or configurations.release
-    release = sae_source(release, configurations, config_file)
-    device, dtype = choose_device(args.device, workers.local_rank), getattr(torch, args.dtype)
-    chunk_tokens = args.chunk_tokens or CHUNK_TOKENS.get(device.type, 8192)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.allow_tf32
-
-    source = {"revision": args.revision, "local_files_only": args.local_files_only}
-    config, tokenizer = workers.first_then_others(lambda: read_config(load_from, **source))
-    text_config = config.get_text_config()
-    n_layers, d_model = text_config.num_hidden_layers, text_config.hidden_size
-    entries = select_entries(configurations, args.layers, n_layers, config_file)
-    if workers.is_first and not Path(load_from).is_dir() and configurations.model != model_id:
-        print(f"note: {config_file} is for {configurations.model}, the model is {model_id}", file=sys.stderr)
-    layers = args.layers or list(range(n_layers))
-    tokenized = tokenize(sentences["sentence"], tokenizer, text_config.max_position_embeddings)
-    n_tokens = int(tokenized.sentence_offsets[-1])
-
-    folder: Path = args.output
-    inputs = {
-        "format_version": FORMAT_VERSION,
-        "input_sha256": sha256_of(args.input),
-        "model": model_id,
-        "model_revision": getattr(config, "_commit_hash", None),
-        "dtype": args.dtype,
-        "allow_tf32": args.allow_tf32,
-    }
-
-    def prepare() -> None:
-        if workers.is_first:
-            open_folder(folder, inputs, args.overwrite)
-            if not (folder / "sentences.csv").exists() or not (folder / "tokens.npz").exists():
-                write_tables(folder, sentences, tokenized)
-
-    workers.together(prepare)
-    run_file = folder / "run.json"
-    before = (
-        json.loads(run_file.read_text(encoding="utf-8")) if run_file.exists() else {"saes": [], "runs": []}
-    )
-    missing_layers, missing_saes = missing_files(folder, layers, entries, release_id, before["saes"])
     sae_files = {
+        "release": sae_source(release, configurations, config_file),
         "uses_sae_lens": configurations.uses_sae_lens,
         "local_files_only": args.local_files_only,
         "revision": args.sae_revision,
     }
+    device, dtype = choose_device(args.device, workers.local_rank), getattr(torch, args.dtype)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.allow_tf32
+    config, tokenizer = workers.first_then_others(
+        lambda: read_config(load_from, revision=args.revision, local_files_only=args.local_files_only)
+    )
+    text_config = config.get_text_config()
+    entries = select_entries(configurations, args.layers, text_config.num_hidden_layers, config_file)
+    if workers.is_first and not Path(load_from).is_dir() and configurations.model != model_id:
+        print(f"note: {config_file} is for {configurations.model}, the model is {model_id}", file=sys.stderr)
+    return Job(
+        args=args,
+        workers=workers,
+        laps=laps,
+        sentences=sentences,
+        tokenized=tokenize(sentences["sentence"], tokenizer, text_config.max_position_embeddings),
+        load_from=load_from,
+        model_id=model_id,
+        config=config,
+        entries=entries,
+        sae_files=sae_files,
+        release_id=args.sae_release or configurations.release,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def extract(job: Job) -> str:
+    """Do what the folder lacks, or this process' share of it; return the closing line."""
+    from residual_stream import EMBEDDINGS
+    from sae_encoder import require_saes
+
+    folder, workers, run_file = job.folder, job.workers, job.folder / "run.json"
+
+    def open_and_write_tables() -> None:
+        if workers.is_first:
+            open_folder(folder, job.inputs, job.args.overwrite)
+            if not (folder / "sentences.csv").exists() or not (folder / "tokens.npz").exists():
+                write_tables(folder, job.sentences, job.tokenized)
+
+    workers.together(open_and_write_tables)
+    before = {"saes": [], "runs": []}
+    if run_file.exists():
+        before = json.loads(run_file.read_text(encoding="utf-8"))
+    missing_layers, missing_saes = missing_files(job, before["saes"])
     if missing_saes:
-        require_saes(missing_saes, release, **sae_files)
-    needed = sorted({*missing_layers, *(entry.layer for entry in missing_saes)})
-    has_embeddings = (folder / "embeddings.npz").exists()
-    keys = needed if has_embeddings else [EMBEDDINGS, *needed]
-    missing_keys = [key for key in keys if not (folder / residual_stream_file(key)).exists()]
+        require_saes(missing_saes, **job.sae_files)
+    lacks_embeddings = not (folder / "embeddings.npz").exists()
+    wanted = sorted({*missing_layers, *(entry.layer for entry in missing_saes)})
+    keys = [EMBEDDINGS, *wanted] if lacks_embeddings else wanted
     is_unfinished = bool(keys) or not run_file.exists() or (folder / SCRATCH).exists()
+    to_compute = [key for key in keys if not job.residual_stream(key).exists()]
 
     # Each process has read what is there before the first one changes it.
     workers.together(lambda: None)
-    if missing_keys:
-        model = workers.first_then_others(
-            lambda: load_weights(load_from, config, dtype=dtype, device=device, **source)
-        )
-        laps.lap("model")
-
-        def create() -> None:
-            for key in missing_keys if workers.is_first else []:
-                create_rows(folder / residual_stream_file(key), (n_tokens, d_model))
-
-        def finish() -> None:
-            for key in missing_keys if workers.is_first else []:
-                finish_rows(folder / residual_stream_file(key))
-
-        workers.together(create)
-        with named_memory_failure(device):
-            workers.together(
-                partial(
-                    fill_residual_stream, model, tokenized, folder, missing_keys, args.batch_tokens, workers
-                )
-            )
-        workers.together(finish)
-        del model  # the SAE phase has the device for itself
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        laps.lap("residual stream")
-
-    def write_share() -> None:
-        (folder / SCRATCH).mkdir(exist_ok=True)
-        if workers.is_first and not has_embeddings:
-            source_file = folder / residual_stream_file(EMBEDDINGS)
-            write_half_if_finite(folder / "embeddings.npz", "embeddings", source_file)
-            source_file.unlink()
-        for layer in workers.share(missing_layers):
-            source_file = folder / residual_stream_file(layer)
-            write_half_if_finite(folder / hidden_states_file(layer), "hidden_states", source_file)
-        laps.lap("hidden states")
-        mine = workers.share(missing_saes)
-        readers = 1 if device.type == "cpu" else READERS
-        encoders = prefetch(
-            mine, partial(read_sae, release=release, d_model=d_model, **sae_files), d_model, readers
-        )
-        most_bytes = 0 if device.type == "cpu" else ON_DEVICE_BYTES
-        tokens_of = lru_cache(1)(partial(layer_tokens, device=device, dtype=dtype, most_bytes=most_bytes))
-
-        def encode_rows(entry, encoder) -> Iterator[tuple]:
-            tokens = tokens_of(folder / residual_stream_file(entry.layer))
-            return encode(tokens, n_tokens, encoder.to(device, dtype), chunk_tokens)
-
-        with named_memory_failure(device):
-            encode_saes(encoders, len(mine), encode_rows, release_id, folder, show=workers.is_first)
-        laps.lap("SAEs")
-
+    if to_compute:
+        compute_residual_stream(job, to_compute)
     if is_unfinished:
-        workers.together(write_share)
-    if is_unfinished and workers.is_first:
-        arguments = {
-            name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
-        }
-        this_run = {
-            "arguments": arguments,
-            "device": str(device),
-            "processes": workers.size,
-            "seconds": laps.total,
-            "seconds_by_phase": laps.seconds,
-            "peak_memory_bytes": peak_memory_bytes(),
-            "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-            "new_layers": missing_layers,
-            "new_saes": len(missing_saes),
-        }
-        run = {
-            **inputs,
-            "d_model": d_model,
-            "n_layers": n_layers,
-            "layers": [k for k in range(n_layers) if (folder / hidden_states_file(k)).exists()],
-            "n_sentences": len(sentences),
-            "n_tokens": n_tokens,
-            "input": str(args.input),
-            "bos": tokenized.bos_id is not None,
-            "saes": describe_saes(folder, entries, before["saes"]),
-            "libraries": library_versions(),
-            "arguments": arguments,
-            "runs": [*before["runs"], this_run],
-        }
-        write_json(run_file, run)
-        shutil.rmtree(folder / SCRATCH)
-    if workers.is_first and args.discard_residual_stream:
+
+        def write_files() -> None:
+            (folder / SCRATCH).mkdir(exist_ok=True)
+            write_dense_arrays(job, missing_layers, lacks_embeddings)
+            encode_saes(job, missing_saes)
+
+        workers.together(write_files)
+        if workers.is_first:
+            write_json(run_file, describe_run(job, before, missing_layers, missing_saes))
+            shutil.rmtree(folder / SCRATCH)
+    if workers.is_first and job.args.discard_residual_stream:
         shutil.rmtree(folder / RESIDUAL_STREAM, ignore_errors=True)
     return (
-        f"{folder}: {len(sentences)} sentences, {n_tokens} tokens, {len(layers)} layers, {len(entries)} SAEs "
-        f"({len(missing_layers)} layers and {len(missing_saes)} SAEs new) in {laps.total:.0f} s on {device}"
+        f"{folder}: {len(job.sentences)} sentences, {job.n_tokens} tokens, {len(job.layers)} layers, "
+        f"{len(job.entries)} SAEs ({len(missing_layers)} layers and {len(missing_saes)} SAEs new) in "
+        f"{job.laps.total:.0f} s on {job.device}"
     )
+
+
+def describe_run(job: Job, before: dict, new_layers: list[int], new_saes: list) -> dict:
+    """Return what run.json says of the folder: all it holds, and each run that added to it."""
+    import torch
+
+    arguments = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(job.args).items()
+    }
+    on_cuda = job.device.type == "cuda"
+    this_run = {
+        "arguments": arguments,
+        "device": str(job.device),
+        "chunk_tokens": job.chunk_tokens,
+        "processes": job.workers.size,
+        "seconds": job.laps.total,
+        "seconds_by_phase": job.laps.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_device_bytes": torch.cuda.max_memory_allocated(job.device) if on_cuda else None,
+        "new_layers": new_layers,
+        "new_saes": len(new_saes),
+    }
+    return {
+        **job.inputs,
+        "d_model": job.d_model,
+        "n_layers": job.n_layers,
+        "layers": [k for k in range(job.n_layers) if (job.folder / hidden_states_file(k)).exists()],
+        "n_sentences": len(job.sentences),
+        "n_tokens": job.n_tokens,
+        "input": str(job.args.input),
+        "bos": job.tokenized.bos_id is not None,
+        "saes": describe_saes(job.folder, job.entries, before["saes"]),
+        "libraries": library_versions(),
+        "arguments": arguments,
+        "runs": [*before["runs"], this_run],
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     workers = Workers.from_environment()
     try:
-        closing_line = extract(args, workers)
+        closing_line = extract(prepare(args, workers))
     except (ValueError, OSError) as error:
         if workers.is_first:
             print(f"error: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -126,13 +127,25 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+@contextmanager
+def named_file(path: Path) -> Iterator[None]:
+    """Put the file into errors that lack it: "No space left on device" does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write(temporary path)`, then rename to `path`: a file with its final name is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     try:
-        write(part)
-        os.replace(part, path)
+        with named_file(path):
+            write(part)
+            os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -174,7 +187,8 @@ def write_npz(path: Path, members: dict[str, tuple[tuple[int, ...], np.dtype, It
 def create_rows(path: Path, shape: tuple[int, int]) -> None:
     """Make an empty float32 `.npy` of `shape` beside `path`, for `write_rows` to fill."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.lib.format.open_memmap(part_of(path), mode="w+", dtype=np.float32, shape=shape)
+    with named_file(path):
+        np.lib.format.open_memmap(part_of(path), mode="w+", dtype=np.float32, shape=shape)
 
 
 def write_rows(path: Path, rows: np.ndarray, values: np.ndarray) -> None:
@@ -187,7 +201,7 @@ def write_rows(path: Path, rows: np.ndarray, values: np.ndarray) -> None:
     begin, row_bytes = array.offset, array.strides[0]
     del array
     stretches = np.flatnonzero(np.diff(rows) != 1) + 1
-    with part_of(path).open("r+b") as handle:
+    with named_file(path), part_of(path).open("r+b") as handle:
         for first, block in zip(rows[np.r_[0, stretches]], np.split(values, stretches)):
             handle.seek(begin + int(first) * row_bytes)
             handle.write(np.ascontiguousarray(block).data)

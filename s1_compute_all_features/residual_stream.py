@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+POSITIONS_PER_BATCH = 64  # what reading the weights, or launching the kernels, once more costs about
 EMBEDDINGS = "embeddings"  # the key under which record_residual_stream keeps what enters block 0
 
 
@@ -200,19 +201,31 @@ def tokenize(sentences: Sequence[str], tokenizer, max_positions: int) -> Tokeniz
 
 
 def pack_batches(n_tokens: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Group sentence indices, shortest first, so that a padded batch holds at most `batch_tokens` positions.
+    """Group sentence indices, shortest first, into padded batches of at most `batch_tokens` positions.
 
-    A sentence longer than the budget forms a batch of its own. n_tokens: [n] int, BOS included.
+    Sentences of neighbouring lengths are grouped such that padding, and `POSITIONS_PER_BATCH` for each batch,
+    cost least. A sentence longer than the budget forms a batch of its own. n_tokens: [n] int, BOS included.
     """
     order = np.argsort(n_tokens, kind="stable")
-    batches: list[list[int]] = []
-    for index in order:
-        # Sorted ascending: the newcomer is the longest of its batch.
-        if batches and (len(batches[-1]) + 1) * n_tokens[index] <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return [np.array(batch) for batch in batches]
+    widths, starts = np.unique(n_tokens[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    cheapest = [0]  # positions for all sentences shorter than a width
+    groups_from = []  # per width, the shortest width that shares its batches
+    for last, width in enumerate(widths):
+        positions = (ends[last] - starts[: last + 1]) * width
+        costs = cheapest + positions + POSITIONS_PER_BATCH * np.ceil(positions / batch_tokens)
+        groups_from.append(int(costs.argmin()))
+        cheapest.append(costs.min())
+    batches: list[np.ndarray] = []
+    last = len(widths) - 1
+    while last >= 0:
+        first = groups_from[last]
+        at_once = max(1, batch_tokens // int(widths[last]))
+        group = order[starts[first] : ends[last]]
+        # From the longest down, so that the short rest of a group is of its shortest sentences.
+        batches += [group[max(0, stop - at_once) : stop] for stop in range(len(group), 0, -at_once)]
+        last = first - 1
+    return batches[::-1]
 
 
 @torch.inference_mode()

@@ -88,9 +88,9 @@ class JumpReluEncoder:
 
         Nothing is below zero, whatever the threshold: z is rectified as well.
         """
-        if not memory or len(memory[0]) < len(x):
+        shape = (len(x), self.d_sae)
+        if not memory or len(memory[0]) < len(x) or memory[0].shape[1] != self.d_sae:
             # Memory fresh from the system costs more than the comparison that is written into it.
-            shape = (len(x), self.d_sae)
             memory[:] = [x.new_empty(shape), x.new_empty(shape, dtype=torch.bool)]
         z, fires = (array[: len(x)] for array in memory)  # [chunk, d_sae]
         torch.addmm(self.b_enc, x, self.w_enc, out=z)
@@ -303,14 +303,18 @@ def compact(z: torch.Tensor, fires: torch.Tensor) -> tuple[np.ndarray, np.ndarra
 
 @torch.inference_mode()
 def encode(
-    tokens: Callable[[int, int], torch.Tensor], n_tokens: int, encoder: Encoder, chunk_tokens: int
+    tokens: Callable[[int, int], torch.Tensor],
+    n_tokens: int,
+    encoder: Encoder,
+    chunk_tokens: int,
+    memory: list[torch.Tensor],
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield an SAE's activations on `n_tokens` tokens as rows of a CSR matrix, chunk by chunk.
 
     tokens: returns `[stop - start, d_model]` of the residual stream on the encoder's device. Device memory
-    holds the encoder and one dense chunk; a chunk that does not fit is halved, as are all after it.
+    holds the encoder and one dense chunk; a chunk that does not fit is halved, as are all after it. memory:
+    empty at first; the next SAE computes in what is left in it.
     """
-    memory: list[torch.Tensor] = []
     start = 0
     while start < n_tokens:
         try:

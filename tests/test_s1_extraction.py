@@ -513,6 +513,32 @@ def test_output_that_cannot_be_written(labelled_csv, tiny_gemma2, tiny_saes, tmp
     )
 
 
+@pytest.mark.parametrize(
+    ("most_bytes", "named"), [(20_000, "residual_stream/embeddings.npy"), (90_000, "sae_activations/layer_0")]
+)
+def test_a_full_disk_names_the_file_and_loses_nothing(
+    most_bytes, named, labelled_csv, extracted, tiny_gemma2, tiny_saes, tmp_path
+):
+    """A limit on the size of files, as full a disk as a test can have."""
+    folder = tmp_path / "full"
+    arguments = ["--input", labelled_csv, "--output", folder, "--model", tiny_gemma2, "--device", "cpu"]
+    arguments += ["--config", tiny_saes / "configurations.json", "--sae-release", tiny_saes]
+    script = f"""
+import resource, sys
+import extract_sae_features
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}))
+sys.exit(extract_sae_features.main({[str(a) for a in [*arguments, "--batch-tokens", "64"]]!r}))
+"""
+    stage = Path(main.__globals__["__file__"]).parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=stage, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(rf"error: .*File too large: '{folder / named}", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert run(labelled_csv, folder, tiny_gemma2, tiny_saes, "--batch-tokens", "64") == 0
+    for file in extracted.rglob("*.npz"):
+        assert (folder / file.relative_to(extracted)).read_bytes() == file.read_bytes(), file
+
+
 def test_missing_model_folder_and_unknown_model(labelled_csv, tmp_path, capsys):
     code = main(
         [
