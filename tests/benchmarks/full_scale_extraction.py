@@ -218,6 +218,7 @@ def report(inputs: Inputs, run: Run, start_up: float, args: argparse.Namespace) 
     )
     sample = list({os.stat(file).st_ino: file for file in inputs.files}.values())[:4]
     rate_cold, rate_warm = (reading_rate(sample, inputs.encoder_bytes, cold=c) for c in (cold, False))
+    on_device = args.device.type == "cuda"
     copying = copying_rate(inputs.encoder_bytes, args.device)
     writing = writing_rate(args.work, sum(written.values()))
     first_read = "cold" if cold else "warm"
@@ -230,12 +231,13 @@ def report(inputs: Inputs, run: Run, start_up: float, args: argparse.Namespace) 
         ("SAEs", "matrix products", one_sae * n_saes),
         ("SAEs", f"read encoders, {first_read}", read["SAEs"] / rate_cold),
         *([("SAEs", "read encoders, warm", read["SAEs"] / rate_warm)] if cold else []),
-        ("SAEs", "copy to device", read["SAEs"] / copying),
+        *([("SAEs", "copy to device", read["SAEs"] / copying)] if on_device else []),
         ("SAEs", "write", written["SAEs"] / writing),
     ]
     print(
-        f"GB/s: reading {rate_cold / 1e9:.2f} {first_read}, {rate_warm / 1e9:.2f} warm; copying to device "
-        f"{copying / 1e9:.1f}; writing {writing / 1e9:.2f} without fsync"
+        f"GB/s: reading {rate_cold / 1e9:.2f} {first_read}, {rate_warm / 1e9:.2f} warm; "
+        + (f"copying to the device {copying / 1e9:.1f}; " if on_device else "")
+        + f"writing {writing / 1e9:.2f} without fsync"
     )
     print(f"\n{'phase':18s}{'floor':24s}{'floor s':>9s}{'ours s':>9s}{'ratio':>12s}")
     for phase, name, seconds in floors:
