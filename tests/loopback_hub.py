@@ -4,10 +4,15 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
+
+from hub_files import sae_repository
+from huggingface_hub import constants
 
 READER, STRANGER = "hf_reader", "hf_stranger"  # accounts with and without access to gated repositories
 LARGE = (".npz", ".safetensors")  # stored outside git: the hub redirects to its storage host
@@ -208,3 +213,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:sent])
         if cut_after is not None:
             self.close_connection = True
+
+
+@contextmanager
+def talking_to_loopback(monkeypatch, folder: Path) -> Iterator[LoopbackHub]:
+    """Yield a hub to which this process talks, with no token and with empty caches below `folder`."""
+    with LoopbackHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("TRAIT_TRACING_CACHE", str(folder / "ours"))
+        sae_repository.cache_clear()
+        yield hub
+        sae_repository.cache_clear()

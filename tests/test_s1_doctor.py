@@ -25,8 +25,7 @@ from doctor import (
 )
 from extract_sae_features import main as extract
 from hub_files import sae_repository
-from huggingface_hub import constants
-from loopback_hub import LoopbackHub, Repository
+from loopback_hub import Repository, talking_to_loopback
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tiny_models import write_tiny_saes
@@ -423,22 +422,10 @@ def test_no_block_list(examine, monkeypatch):
 def hub(tmp_path, monkeypatch, tiny_gemma2):
     """A hub with `tiny/gemma-2` and `tiny/scope`, to which this process talks: empty caches, no token."""
     scope = write_tiny_saes(tmp_path / "scope", layers=((0, 5), (3, 4)), d_model=32, d_sae=2048)
-    with LoopbackHub() as hub:
+    with talking_to_loopback(monkeypatch, tmp_path) as hub:
         hub.repositories["tiny/gemma-2"] = Repository(tiny_gemma2)
         hub.repositories["tiny/scope"] = Repository(scope)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("TRAIT_TRACING_CACHE", str(tmp_path / "ours"))
-        sae_repository.cache_clear()
         yield hub
-        sae_repository.cache_clear()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import sae_lens_formats
 import scipy.sparse
 import torch
 from huggingface_hub import constants
-from loopback_hub import LoopbackHub, Repository
+from loopback_hub import Repository, talking_to_loopback
 from sae_encoder import Configurations
 from sae_lens import (
     SAE,
@@ -336,17 +336,8 @@ def test_local_saes_are_checked_before_hours_are_spent(tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub to which huggingface_hub and sae-lens talk in this process: empty cache, no token, no waits."""
-    with LoopbackHub() as hub:
+    with talking_to_loopback(monkeypatch, tmp_path) as hub:
         monkeypatch.setattr("time.sleep", lambda _: None)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield hub
 
 

@@ -14,7 +14,7 @@ import torch
 from hub_files import named_failures, require_hub_file, sae_repository
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
-from loopback_hub import READER, STRANGER, Fault, LoopbackHub, Repository
+from loopback_hub import READER, STRANGER, Fault, LoopbackHub, Repository, talking_to_loopback
 from residual_stream import load_weights
 from tiny_models import write_tiny_saes
 from transformers import AutoConfig
@@ -37,21 +37,9 @@ def waits(monkeypatch):
 def hub(tmp_path, monkeypatch, waits):
     """A hub with `tiny/scope`, to which huggingface_hub talks in this process: empty caches, no token."""
     scope = write_tiny_saes(tmp_path / "scope", layers=((1, 6), (2, 6)), d_model=32, d_sae=2048)
-    with LoopbackHub() as hub:
+    with talking_to_loopback(monkeypatch, tmp_path) as hub:
         hub.repositories["tiny/scope"] = Repository(scope)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("TRAIT_TRACING_CACHE", str(tmp_path / "ours"))
-        sae_repository.cache_clear()
         yield hub
-        sae_repository.cache_clear()
 
 
 def encoder_file(filename=PARAMS, *, revision=None, offline=False) -> Path:
