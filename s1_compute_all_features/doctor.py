@@ -33,6 +33,7 @@ from extract_sae_features import (
     select_entries,
 )
 from feature_files import read_labelled_sentences
+from hub_files import network_forbidden
 
 SENTENCES = (
     "No.",
@@ -696,9 +697,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         plan = read_plan(argv)
         print_row("check", "result", "detail")
-        for name, result, detail in examine(plan):
-            print_row(name, result, detail)
-            results.append(result)
+        with network_forbidden(plan.args.local_files_only):
+            for name, result, detail in examine(plan):
+                print_row(name, result, detail)
+                results.append(result)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

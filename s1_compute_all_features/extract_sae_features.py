@@ -653,8 +653,11 @@ def describe_run(job: Job, before: dict, new_layers: list[int], new_saes: list) 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     workers = Workers.from_environment()
+    from hub_files import network_forbidden
+
     try:
-        closing_line = extract(prepare(args, workers))
+        with network_forbidden(args.local_files_only):
+            closing_line = extract(prepare(args, workers))
     except (ValueError, OSError) as error:
         if workers.is_first:
             print(f"error: {error}", file=sys.stderr)

@@ -116,6 +116,20 @@ def require_weights(repo_id: str, revision: str | None, local_files_only: bool) 
 
 
 @contextmanager
+def network_forbidden(forbidden: bool) -> Iterator[None]:
+    """Keep huggingface_hub, and all that goes through it, from every request while `forbidden`.
+
+    `local_files_only` concerns files alone: the library still asks its hub other things.
+    """
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or forbidden
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
 def named_failures(
     repo_id: str,
     filename: str | None,

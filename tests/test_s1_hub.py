@@ -355,7 +355,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory, tiny_gemma2):
-    """`(hub, run)`: run gives arguments to the real command, in one process that knows HF_ENDPOINT."""
+    """`(hub, run, environment)`: run gives arguments to the real command, in one process of that kind."""
     folder = tmp_path_factory.mktemp("hub")
     scope = write_tiny_saes(folder / "scope", layers=((0, 5), (3, 4)), d_model=32, d_sae=2048)
     configurations = json.loads((scope / "configurations.json").read_text()) | {"repo_id": "tiny/scope"}
@@ -370,7 +370,6 @@ def command(tmp_path_factory, tiny_gemma2):
             "HF_ENDPOINT": hub.endpoint,
             "HF_HOME": str(folder / "hf"),
             "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
             "TRAIT_TRACING_CACHE": str(folder / "ours"),
             "PYTHONPATH": str(STAGE),
             "OMP_NUM_THREADS": "1",
@@ -391,12 +390,12 @@ def command(tmp_path_factory, tiny_gemma2):
                 worker.stdin.flush()
                 return *json.loads(worker.stdout.readline()), folder / output
 
-            yield hub, run
+            yield hub, run, environment
             worker.stdin.close()
 
 
 def test_the_command_runs_from_an_empty_cache_a_warm_one_and_offline(command):
-    hub, run = command
+    hub, run, environment = command
     saes = hub.repositories["tiny/scope"].folder
     code, _, err, cold = run("cold")
     assert code == 0, err
@@ -423,6 +422,17 @@ def test_the_command_runs_from_an_empty_cache_a_warm_one_and_offline(command):
         assert not hub.requests
         for file in cold.rglob("*.npz"):
             assert (output / file.relative_to(cold)).read_bytes() == file.read_bytes(), file
+
+    # A process that has just started, to which the library's own questions are new.
+    arguments = json.loads((cold / "run.json").read_text())["arguments"]
+    command_line = [sys.executable, STAGE / "extract_sae_features.py", "--local-files-only"]
+    for option in ("input", "model", "config", "device"):
+        command_line += [f"--{option}", arguments[option]]
+    done = subprocess.run(
+        [*command_line, "--output", cold.parent / "new"], env=environment, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not hub.requests
 
     code, out, err, _ = run("never", "--revision", "v9")
     assert (code, out) == (2, "")
