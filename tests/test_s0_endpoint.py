@@ -53,6 +53,8 @@ class LoopbackServer(ThreadingHTTPServer):
         self.fault = lambda number, body: None
         self.judged_label = lambda sentence, label, body: label
         self.delay = 0.0
+        self.answers_before_the_gate = 10**9  # later requests wait until it is opened
+        self.gate = threading.Event()
         self.accepted_formats = {"json_schema", "json_object", "text"}
         self.hang_seconds = 3.0
 
@@ -86,6 +88,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
         try:
             time.sleep(server.delay)
+            if number > server.answers_before_the_gate:
+                server.gate.wait(60)
             self.answer(body, server.fault(number, body))
         except (BrokenPipeError, ConnectionResetError):
             pass
@@ -675,7 +679,7 @@ def test_credentials_in_the_url_are_not_recorded(server, seeds, tmp_path, capsys
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_a_second_start_asks_only_for_the_rest(server, seeds, tmp_path, how):
-    server.delay = 0.1
+    server.answers_before_the_gate = 6  # so that it cannot have finished, however slow this process is
     output = tmp_path / "killed.csv"
     arguments = expand_arguments(server, seeds, output, "--concurrency", "3")
     command = [sys.executable, str(STAGE / "expand_dataset.py"), *arguments]
@@ -686,6 +690,7 @@ def test_killed_in_the_middle_a_second_start_asks_only_for_the_rest(server, seed
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 5):
         time.sleep(0.02)
     process.send_signal(how)
+    server.gate.set()
     error = process.communicate()[1]
     if how == signal.SIGINT:
         assert process.returncode == 130
@@ -694,12 +699,12 @@ def test_killed_in_the_middle_a_second_start_asks_only_for_the_rest(server, seed
     else:
         assert process.returncode == -signal.SIGKILL
     assert not output.exists()
-    time.sleep(3 * server.delay)  # requests that were in flight arrive before they are counted
+    while server.in_flight:  # requests that were in flight arrive before they are counted
+        time.sleep(0.02)
     before = {json.loads(line)["key"] for line in whole_lines(journal)[1:]}
     asked_before = len(server.bodies)
     assert 4 <= len(before) <= asked_before <= len(before) + 3  # lost: at most what was in flight
 
-    server.delay = 0.0
     assert expand_dataset.main(arguments) == 0
     after = [record["key"] for record in journal_records(output) if "key" in record]
     assert len(after) == len(set(after))  # nothing answered twice
