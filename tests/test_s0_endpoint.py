@@ -685,7 +685,13 @@ def test_killed_in_the_middle_a_second_start_asks_only_for_the_rest(server, seed
     command = [sys.executable, str(STAGE / "expand_dataset.py"), *arguments]
     journal = output.with_suffix(".journal.jsonl")
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+        # A shell that runs the tests in the background has them, and their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 5):
         time.sleep(0.02)
