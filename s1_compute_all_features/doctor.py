@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from extract_sae_features import (
-    CHUNK_TOKENS,
     add_compute_options,
     add_source_options,
     choose_device,
     resolve_sources,
     sae_source,
     select_entries,
+    tokens_at_once,
 )
 from feature_files import read_labelled_sentences
 from hub_files import network_forbidden
@@ -384,7 +384,7 @@ def memory_needed(plan: Plan) -> tuple[int, int]:
     recorded = 4 * plan.args.batch_tokens * d_model * (len(plan.layers) + 1)
     d_sae = max((entry.d_sae or WIDTH_IF_UNKNOWN for entry in plan.entries), default=0)
     encoder = d_sae * (d_model + 2)
-    chunk = (plan.args.chunk_tokens or CHUNK_TOKENS.get(plan.device.type, 8192)) * d_sae * (itemsize + 1)
+    chunk = tokens_at_once(plan.args, plan.device) * d_sae * (itemsize + 1)
     on_device = max(weights + within_block, encoder * itemsize + chunk)
     # On a GPU the weights pass through main memory; SAEs wait there in float32, one of them being read.
     loading = weights if plan.device.type == "cuda" else 0

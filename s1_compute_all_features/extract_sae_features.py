@@ -31,6 +31,7 @@ from feature_files import (
     library_versions,
     open_folder,
     read_labelled_sentences,
+    read_rows,
     residual_stream_file,
     sae_activations_file,
     sentence_groups,
@@ -47,7 +48,6 @@ STAGE = Path(__file__).resolve().parent
 DEFAULT_MODEL = "google/gemma-2-2b"
 CONFIGURATIONS = {DEFAULT_MODEL: STAGE / "gemma_scope_16k_configurations.json"}
 DEMO = STAGE / "demo"
-CHUNK_TOKENS = {"cpu": 2048}  # encoded at once, where the option does not say
 ON_DEVICE_BYTES = 1 << 30  # of a layer's tokens that stay on a GPU for all SAEs of the layer
 
 
@@ -195,6 +195,11 @@ def choose_device(name: str, local_rank: int):
     return torch.device(name, local_rank % torch.cuda.device_count() if name == "cuda" else None)
 
 
+def tokens_at_once(args: argparse.Namespace, device) -> int:
+    """Return how many tokens are encoded together."""
+    return args.chunk_tokens or (2048 if device.type == "cpu" else 8192)
+
+
 class Laps:
     """Seconds by phase of a run."""
 
@@ -271,7 +276,7 @@ class Job:
 
     @property
     def chunk_tokens(self) -> int:
-        return self.args.chunk_tokens or CHUNK_TOKENS.get(self.device.type, 8192)
+        return tokens_at_once(self.args, self.device)
 
     @property
     def inputs(self) -> dict:
@@ -293,10 +298,8 @@ def compute_residual_stream(job: Job, keys: list) -> None:
     """Run the model and write its residual stream in float32. keys: layers, and `EMBEDDINGS` if wanted."""
     from residual_stream import load_weights
 
-    workers, source = (
-        job.workers,
-        {"revision": job.args.revision, "local_files_only": job.args.local_files_only},
-    )
+    workers = job.workers
+    source = {"revision": job.args.revision, "local_files_only": job.args.local_files_only}
     model = workers.first_then_others(
         lambda: load_weights(job.load_from, job.config, dtype=job.dtype, device=job.device, **source)
     )
@@ -362,9 +365,7 @@ def layer_tokens(path: Path, device, dtype, most_bytes: int) -> Callable:
     import torch
 
     def read(start: int | None, stop: int | None):
-        # Mapped anew for each chunk, so that pages read earlier do not stay mapped.
-        rows = np.array(np.load(path, mmap_mode="r")[start:stop])
-        return torch.from_numpy(rows).to(device=device, dtype=dtype)
+        return torch.from_numpy(read_rows(path, start, stop)).to(device=device, dtype=dtype)
 
     if path.stat().st_size > most_bytes:
         return read

@@ -211,13 +211,17 @@ def finish_rows(path: Path) -> None:
     os.replace(part_of(path), path)
 
 
+def read_rows(path: Path, start: int | None, stop: int | None) -> np.ndarray:
+    """Return rows of a 2-d `.npy`, mapped anew each time, so that pages read earlier do not stay mapped."""
+    return np.array(np.load(path, mmap_mode="r")[start:stop])
+
+
 def row_chunks(path: Path, rows: int | None = None) -> Iterator[np.ndarray]:
     """Yield the rows of a 2-d `.npy` in order, `rows` at a time; no more than those are in memory."""
     total, width = np.load(path, mmap_mode="r").shape
     rows = rows or max(1, BLOCK_BYTES // (4 * width))
     for start in range(0, total, rows):
-        # Mapped anew for each chunk, so that pages read earlier do not stay mapped.
-        yield np.array(np.load(path, mmap_mode="r")[start : start + rows])
+        yield read_rows(path, start, start + rows)
 
 
 def write_half_if_finite(path: Path, name: str, source: Path) -> None:

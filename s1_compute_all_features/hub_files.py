@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from demo_model import cache_root
+from feature_files import named_file
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -411,16 +412,12 @@ class SaeRepository:
             if size is None or (self.whole_blobs / etag).exists():  # whole under another commit
                 raise WholeFileNeededError
             target.parent.mkdir(parents=True, exist_ok=True)
-            with WeakFileLock(target.with_suffix(".lock")):
+            with named_file(target), WeakFileLock(target.with_suffix(".lock")):
                 if not target.exists():
                     fetch_encoder(url, size, target)
             return target
         except WholeFileNeededError:
             return Path(hf_hub_download(self.repo_id, filename, revision=self.commit))
-        except OSError as error:
-            if error.errno is not None and error.filename is None:
-                error.filename = str(target)  # "No space left on device" does not say where
-            raise
 
     def _encoder(self, etag: str) -> Path:
         return self.folder / "encoders" / f"{etag}.npz"

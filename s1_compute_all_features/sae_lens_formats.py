@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from hub_files import named_failures
+from hub_files import named_failures, network_forbidden
 from huggingface_hub import (
-    constants,
     get_hf_file_metadata,
     hf_hub_download,
     hf_hub_url,
@@ -301,20 +300,19 @@ def layer_of_hook(hook_name: str) -> int | None:
 def sae_lens_through_the_cache(local_files_only: bool) -> Iterator[None]:
     """Make sae-lens keep to the local cache where that is asked for, which it has no parameter for.
 
-    huggingface_hub looks at its constant at each request. For Gemma Scope 2, sae-lens asks for the shapes
+    For Gemma Scope 2, sae-lens asks for the shapes
     by requests of its own, which know neither cache nor offline mode nor the hub's errors: they are read from
     the file, which is loaded next anyway.
     """
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
-    with ONE_AT_A_TIME:
-        before = constants.HF_HUB_OFFLINE, loaders.get_safetensors_tensor_shapes
-        constants.HF_HUB_OFFLINE = is_offline_mode() or local_files_only
+    with ONE_AT_A_TIME, network_forbidden(local_files_only):
+        before = loaders.get_safetensors_tensor_shapes
         loaders.get_safetensors_tensor_shapes = tensor_shapes
         try:
             yield
         finally:
-            constants.HF_HUB_OFFLINE, loaders.get_safetensors_tensor_shapes = before
+            loaders.get_safetensors_tensor_shapes = before
 
 
 def tensor_shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
