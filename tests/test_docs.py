@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -27,23 +28,50 @@ SCRIPTS = sorted(
 )
 
 
+def top_name(path: Path) -> str:
+    """The name by which a module, or the package it lies in, is imported from its stage."""
+    inside = path.relative_to(next(parent for parent in path.parents if parent in STAGES)).parts
+    inside = inside[1:] if inside[0] == "framework" else inside
+    return inside[0].removesuffix(".py")
+
+
 def imported_names(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.add(node.module.split(".")[0])
     return names
 
 
-def documented_options(usage: str, script: str) -> list[str]:
-    """First cells of the option table in the section `## <script>` of a USAGE.md."""
+def documented_defaults(usage: str, script: str) -> dict[str, str]:
+    """Option and default cells of the table below `## <script>` in a USAGE.md."""
     section = re.search(
         rf"^## `?{re.escape(script)}`?\s*$(.*?)(?=^## |\Z)", usage, flags=re.MULTILINE | re.DOTALL
     )
     assert section, f"no section '## {script}'"
-    return re.findall(r"^\| `([^`]+)`", section[1], flags=re.MULTILINE)
+    return dict(re.findall(r"^\| `([^`]+)` \|([^|]*)\|", section[1], flags=re.MULTILINE))
+
+
+def option_name(action: argparse.Action) -> str:
+    """The long name; of a switch that has an opposite, the positive one."""
+    positive = [option for option in action.option_strings if not option.startswith("--no-")]
+    return max(positive, key=len, default=action.dest)
+
+
+def default_cell(action: argparse.Action, stage: Path) -> str | None:
+    """What the default column says of an option; None where any words do, for a default made at run time."""
+    default = action.default
+    if default is None or default is argparse.SUPPRESS or default == os.cpu_count():
+        return None
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, list | tuple):
+        return f"`{' '.join(map(str, default))}`" if default else None
+    if isinstance(default, Path) and default.is_relative_to(stage):
+        return f"`{default.relative_to(stage)}`"
+    return f"`{default}`"
 
 
 def test_there_are_six_stages():
@@ -51,29 +79,44 @@ def test_there_are_six_stages():
 
 
 def test_no_stage_imports_another():
-    owner = {path.stem: name for name, files in MODULES.items() for path in files}
+    owner = {top_name(path): name for name, files in MODULES.items() for path in files}
     for name, files in MODULES.items():
         for path in files:
             foreign = {module for module in imported_names(path) if owner.get(module, name) != name}
             assert not foreign, f"{path.relative_to(ROOT)} imports {foreign} of another stage"
 
 
-def test_module_names_are_unique():
-    names = [path.stem for files in MODULES.values() for path in files]
+def test_top_names_are_unique():
+    """Pytest has all six stages on its path, so a module or package name belongs to one stage."""
+    owners = {(top_name(path), stage) for stage, files in MODULES.items() for path in files}
+    names = [name for name, _ in owners]
     assert sorted(names) == sorted(set(names))
 
 
+def test_commands_are_imported_by_no_module():
+    commands = {path.stem for path in SCRIPTS}
+    for files in MODULES.values():
+        for path in files:
+            imported = imported_names(path) & commands
+            assert not imported, f"{path.relative_to(ROOT)} imports the command {imported}"
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_usage_tables_list_exactly_the_options(script):
+def test_usage_tables_list_the_options_and_their_defaults(script):
     stage = next(parent for parent in script.parents if parent in STAGES)
     parser = importlib.import_module(script.stem).build_parser()
-    options = []
-    for action in parser._actions:
-        if not isinstance(action, argparse._HelpAction):
-            options.append(max(action.option_strings, key=len, default=action.dest))
-            assert action.help, f"{script.name}: {options[-1]} has no help text"
+    actions = {
+        option_name(action): action
+        for action in parser._actions
+        if not isinstance(action, argparse._HelpAction)
+    }
     usage = (stage / "USAGE.md").read_text(encoding="utf-8")
-    assert sorted(documented_options(usage, str(script.relative_to(stage)))) == sorted(options)
+    documented = documented_defaults(usage, str(script.relative_to(stage)))
+    assert sorted(documented) == sorted(actions)
+    for option, action in actions.items():
+        assert action.help, f"{script.name}: {option} has no help text"
+        expected, found = default_cell(action, stage), documented[option].strip()
+        assert expected is None or found == expected, f"{script.name}: {option} has the default {expected}"
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda path: path.name)
