@@ -8,8 +8,8 @@ import build_configurations
 import numpy as np
 import pytest
 import scipy.sparse
+from autoencoders.configurations import read_configurations
 from extract_sae_features import main
-from sae_encoder import read_configurations
 
 ROOT = Path(__file__).resolve().parents[1]
 S1 = ROOT / "s1_compute_all_features"

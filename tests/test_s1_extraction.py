@@ -8,34 +8,30 @@ import sys
 import zipfile
 from pathlib import Path
 
-import feature_files
 import numpy as np
 import pandas as pd
 import pytest
-import residual_stream
-import sae_encoder
 import scipy.sparse
 import torch
-from extract_sae_features import layer_list, layer_tokens, main
-from feature_files import (
+from autoencoders.configurations import SaeEntry
+from autoencoders.jump_relu import JumpReluEncoder, read_encoder
+from extract_sae_features import main
+from extraction.sae_pass import layer_tokens
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from input_sentences.labelled_csv import read_labelled_sentences
+from input_sentences.sentence_groups import sentence_groups
+from language_model.model_source import ModelSource, load_model
+from language_model.residual_stream import EMBEDDINGS, decoder_and_blocks, residual_stream_batches
+from language_model.tokens import pack_batches, tokenize
+from output_folder import arrays
+from output_folder.arrays import (
     CsrWriter,
     create_rows,
     finish_rows,
-    read_labelled_sentences,
     row_chunks,
-    sentence_groups,
     write_half_if_finite,
     write_rows,
-)
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from residual_stream import (
-    EMBEDDINGS,
-    decoder_and_blocks,
-    load_model,
-    pack_batches,
-    residual_stream_batches,
-    tokenize,
 )
 from tiny_models import write_tiny_saes
 
@@ -213,13 +209,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     # Writing `killed_after` kills the process as `kill -9` would: no handler runs, no buffer is flushed.
     script = f"""
 import os, sys
-import feature_files
 replace = os.replace
 def replace_then_die(source, target):
     replace(source, target)
     if str(target).endswith({killed_after!r}):
         os.kill(os.getpid(), 9)
-feature_files.os.replace = replace_then_die
+os.replace = replace_then_die
 import extract_sae_features
 sys.exit(extract_sae_features.main({[str(a) for a in arguments]!r}))
 """
@@ -287,7 +282,7 @@ def forbid_the_model(monkeypatch):
     def load_weights(*_args, **_kwargs):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(residual_stream, "load_weights", load_weights)
+    monkeypatch.setattr(ModelSource, "load_weights", load_weights)
 
 
 def test_more_saes_are_encoded_without_the_model(
@@ -348,14 +343,14 @@ def test_blocks_above_the_last_wanted_layer_are_not_computed(model_and_tokenizer
 
 def scarce_memory(monkeypatch, most_tokens):
     """Let encoding more than `most_tokens` at once fail as a full device does."""
-    activations = sae_encoder.JumpReluEncoder.activations
+    activations = JumpReluEncoder.activations
 
     def activations_if_they_fit(self, x, memory):
         if len(x) > most_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return activations(self, x, memory)
 
-    monkeypatch.setattr(sae_encoder.JumpReluEncoder, "activations", activations_if_they_fit)
+    monkeypatch.setattr(JumpReluEncoder, "activations", activations_if_they_fit)
 
 
 def test_chunks_are_halved_until_they_fit_the_device(
@@ -563,10 +558,6 @@ def test_gemma_offline_names_the_demo(labelled_csv, tmp_path, capsys, monkeypatc
     failure(capsys, code, "google/gemma-2-2b", "--local-files-only", "--demo")
 
 
-def test_layer_list():
-    assert layer_list("0-3,12,2") == [0, 1, 2, 3, 12]
-
-
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 700))
 def test_batches_hold_every_sentence_once_within_the_budget(lengths, budget):
     lengths = np.array(lengths)
@@ -633,7 +624,7 @@ def test_no_block_list_names_what_was_found():
 
 @pytest.mark.parametrize(("largest", "dtype"), [(65504.0, np.float16), (70000.0, np.float32)])
 def test_hidden_states_are_float16_only_where_all_is_finite_in_it(largest, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_files, "BLOCK_BYTES", 32)  # four rows of two at a time
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 32)  # four rows of two at a time
     values = np.arange(22, dtype=np.float32).reshape(11, 2)
     values[10, 1] = largest
     np.save(tmp_path / "source.npy", values)
@@ -659,7 +650,7 @@ def test_rows_are_filled_in_any_order(tmp_path):
 
 @pytest.mark.parametrize("spool_bytes", [1 << 20, 16])
 def test_csr_writer_gives_what_scipy_reads(spool_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_files, "SPOOL_BYTES", spool_bytes)
+    monkeypatch.setattr(arrays, "SPOOL_BYTES", spool_bytes)
     rng = np.random.default_rng(1)
     dense = rng.normal(size=(50, 30)) * (rng.random((50, 30)) < 0.2)
     dense[7:11] = 0
@@ -688,18 +679,16 @@ def test_groups_join_scenarios_and_near_duplicates(tmp_path):
         "The ferry left the harbour at nine in the morning!,1,other\n"
         "Rain.,0,rain\n"
     )
-    groups = sentence_groups(read_labelled_sentences(path))
+    groups = sentence_groups(read_labelled_sentences(path).table)
     assert groups[0] == groups[1] == groups[2]
     assert groups[3] != groups[0]
-    without = sentence_groups(read_labelled_sentences(path).drop(columns="group"))
+    without = sentence_groups(read_labelled_sentences(path).table.drop(columns="group"))
     assert without[0] == without[2]
     assert len(set(without)) == 3
 
 
 def test_only_encoder_arrays_are_read(tiny_saes, tmp_path):
     """A params.npz whose decoder is garbage is as good as a whole one."""
-    from sae_encoder import SaeEntry, read_encoder
-
     source = tiny_saes / "layer_0/width_128/average_l0_5/params.npz"
     with zipfile.ZipFile(source) as whole, zipfile.ZipFile(tmp_path / "params.npz", "w") as part:
         for name in whole.namelist():

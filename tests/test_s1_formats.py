@@ -7,15 +7,17 @@ import threading
 import warnings
 from pathlib import Path
 
-import extract_sae_features
 import numpy as np
 import pytest
-import sae_lens_formats
 import scipy.sparse
 import torch
+from autoencoders.configurations import Configurations
+from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens
+from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registry
+from autoencoders.sae_source import SaeSource
+from extract_sae_features import main
 from huggingface_hub import constants
 from loopback_hub import Repository, talking_to_loopback
-from sae_encoder import Configurations
 from sae_lens import (
     SAE,
     AbsTopKSAE,
@@ -39,12 +41,6 @@ from sae_lens import (
 )
 from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.saes.sae import SAEMetadata
-from sae_lens_formats import (
-    hub_repository,
-    layer_of_hook,
-    read_sae_lens_encoder,
-    require_sae_lens,
-)
 from safetensors.torch import load_file, save_file
 from tiny_models import write_tiny_saes
 
@@ -439,9 +435,7 @@ def test_llama_scope_with_the_registrys_scale_folded_in(hub, tmp_path, x):
     hub.repositories["fnlp/Llama3_1-8B-Base-LXR-8x"] = Repository(tmp_path / "llama")
     encoder = read(None, path, release="llama_scope_lxr_8x", layer=3)
     weights = load_file(tmp_path / "llama" / path / "checkpoints/final.safetensors")
-    entry = next(
-        s for s in sae_lens_formats.registry()["llama_scope_lxr_8x"]["saes"] if str(s["path"]) == path
-    )
+    entry = next(s for s in registry()["llama_scope_lxr_8x"]["saes"] if str(s["path"]) == path)
     z = entry["norm_scaling_factor"] * x @ weights["encoder.weight"].T + weights["encoder.bias"]
     expected = torch.where(z > 0.5 * D_MODEL**0.5 / 8, z, 0)
     assert_activations(encoder, x, expected, rtol=1e-4, atol=1e-5)
@@ -571,7 +565,7 @@ def test_the_command_encodes_what_sae_lens_saved(tiny_gemma2, tmp_path):
     (tmp_path / "s.csv").write_text(text)
     arguments = ["--input", tmp_path / "s.csv", "--output", tmp_path / "out", "--model", tiny_gemma2]
     arguments += ["--config", tmp_path / "mixed.json", "--sae-release", tmp_path / "saes", "--device", "cpu"]
-    assert extract_sae_features.main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == 0
     for file, sae in saes.items():
         layer = sae.cfg.metadata.hook_name.split(".")[1]
         states = torch.from_numpy(np.load(tmp_path / f"out/residual_stream/layer_{layer}.npy"))
@@ -584,16 +578,17 @@ def test_the_command_encodes_what_sae_lens_saved(tiny_gemma2, tmp_path):
 
 
 def test_sae_release_takes_a_name_of_the_registry(tmp_path):
-    scope = Configurations("gemma-scope-2b-pt-res", "m", "google/gemma-scope-2b-pt-res", False, ())
-    other = Configurations("llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", True, ())
     where = tmp_path / "c.json"
+    scope = Configurations(where, "gemma-scope-2b-pt-res", "m", "google/gemma-scope-2b-pt-res", False, ())
+    other = Configurations(where, "llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", True, ())
+
+    def place(release, configurations):
+        return SaeSource.of(configurations, release, None, False).place
+
     for named in (None, "gemma-scope-2b-pt-res", "google/gemma-scope-2b-pt-res"):
-        assert extract_sae_features.sae_source(named, scope, where) == "google/gemma-scope-2b-pt-res"
-    assert (
-        extract_sae_features.sae_source("gemma-scope-2b-pt-mlp", scope, where)
-        == "google/gemma-scope-2b-pt-mlp"
-    )
-    assert extract_sae_features.sae_source(str(tmp_path), scope, where) == str(tmp_path)
-    assert extract_sae_features.sae_source(None, other, where) == "llama_scope_lxr_8x"
+        assert place(named, scope) == "google/gemma-scope-2b-pt-res"
+    assert place("gemma-scope-2b-pt-mlp", scope) == "google/gemma-scope-2b-pt-mlp"
+    assert place(str(tmp_path), scope) == str(tmp_path)
+    assert place(None, other) == "llama_scope_lxr_8x"
     with pytest.raises(ValueError, match="names no repo_id"):
-        extract_sae_features.sae_source(None, Configurations("x", "m", None, False, ()), where)
+        place(None, Configurations(where, "x", "m", None, False, ()))

@@ -7,21 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hub_files
 import numpy as np
 import pytest
 import torch
-from hub_files import named_failures, require_hub_file, sae_repository
+from hub import encoder_cache
+from hub.encoder_cache import sae_repository
+from hub.failures import named_failures
+from hub.model_files import require_hub_file
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
+from language_model.model_source import ModelSource
 from loopback_hub import READER, STRANGER, Fault, LoopbackHub, Repository, talking_to_loopback
-from residual_stream import load_weights
 from tiny_models import write_tiny_saes
 from transformers import AutoConfig
 
 PARAMS = "layer_1/width_128/average_l0_6/params.npz"
 MEMBERS = ("W_enc", "b_enc", "threshold")
-STAGE = Path(hub_files.__file__).parent
+STAGE = Path(encoder_cache.__file__).parents[1]
 BACKOFF = [1, 2, 4, 8, 8]
 
 
@@ -276,7 +278,7 @@ def test_a_full_disk_names_the_file_and_is_no_fault_of_the_hub(hub, monkeypatch,
     def full(**_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub_files.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(encoder_cache.tempfile, "TemporaryFile", full)
     with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/ours/.*\.npz'"):
         encoder_file()
 
@@ -315,14 +317,14 @@ def test_each_failure_of_a_model_names_cause_remedy_and_the_demo(
 
 def test_weights_that_are_not_cached_are_not_said_to_be_missing_on_the_hub(hub, tiny_gemma2):
     hub.repositories["tiny/model"] = Repository(tiny_gemma2)
-    source = {"revision": None, "local_files_only": True}
     require_hub_file("tiny/model", "config.json", None, False)
     config = AutoConfig.from_pretrained("tiny/model", local_files_only=True)
+    cached = ModelSource("tiny/model", "tiny/model", local_files_only=True)
     placed = {"dtype": torch.float32, "device": torch.device("cpu")}
     with pytest.raises(FileNotFoundError, match=r"its weights are not in the local cache.*run once online"):
-        load_weights("tiny/model", config, **placed, **source)
-    online = load_weights("tiny/model", config, **placed)
-    offline = load_weights("tiny/model", config, **placed, **source)
+        cached.load_weights(config, **placed)
+    online = ModelSource("tiny/model", "tiny/model").load_weights(config, **placed)
+    offline = cached.load_weights(config, **placed)
     assert torch.equal(online.lm_head.weight, offline.lm_head.weight)
 
 
@@ -341,7 +343,7 @@ def test_a_cut_connection_is_found_below_what_transformers_makes_of_it():
 WORKER = """
 import contextlib, io, json, sys
 from extract_sae_features import main
-from hub_files import sae_repository
+from hub.encoder_cache import sae_repository
 from huggingface_hub import constants
 for line in sys.stdin:
     order = json.loads(line)

