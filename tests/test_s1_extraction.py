@@ -16,7 +16,7 @@ import torch
 from autoencoders.configurations import SaeEntry
 from autoencoders.jump_relu import JumpReluEncoder, read_encoder
 from extract_sae_features import main
-from extraction.sae_pass import layer_tokens
+from extraction.sae_pass import LayerTokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from input_sentences.labelled_csv import read_labelled_sentences
@@ -374,7 +374,8 @@ def test_a_device_too_small_for_one_token_is_named(
 
 def test_a_layer_held_on_the_device_gives_the_same_tokens(extracted):
     file = extracted / "residual_stream/layer_3.npy"
-    held, read = (layer_tokens(file, torch.device("cpu"), torch.float32, most) for most in (10**9, 0))
+    cpu = torch.device("cpu")
+    held, read = (LayerTokens(cpu, torch.float32, most).of(file) for most in (10**9, 0))
     assert torch.equal(held(5, 40), read(5, 40))
     assert torch.equal(held(0, 40), torch.from_numpy(np.load(file)[:40]))
 
@@ -385,6 +386,8 @@ def test_an_sae_of_another_release_is_not_taken_for_this_one(
     folder = tmp_path / "copy"
     shutil.copytree(extracted, folder)
     other = shutil.copytree(tiny_saes, tmp_path / "other_release")
+    for file in other.rglob("params.npz"):
+        np.savez(file, **(dict(np.load(file)) | {"b_enc": np.zeros(128, np.float32)}))
     failure(
         capsys, run(labelled_csv, folder, tiny_gemma2, other), "layer_0_l0_5.npz", str(tiny_saes), str(other)
     )

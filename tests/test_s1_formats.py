@@ -50,7 +50,6 @@ ARCHITECTURES = {
     "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
     "topk": (TopKSAE, TopKSAEConfig, {"k": 5}),
     "topk rescaled": (TopKSAE, TopKSAEConfig, {"k": 5, "rescale_acts_by_decoder_norm": True}),
-    "abstopk": (AbsTopKSAE, AbsTopKSAEConfig, {"k": 5}),
     "gated": (GatedSAE, GatedSAEConfig, {}),
     "matching_pursuit": (MatchingPursuitSAE, MatchingPursuitSAEConfig, {"max_iterations": 6}),
 }
@@ -329,6 +328,27 @@ def test_local_saes_are_checked_before_hours_are_spent(tmp_path):
         require_sae_lens(["sae", "other"], str(tmp_path), local_files_only=False)
 
 
+def save_abstopk(folder: Path) -> None:
+    metadata = SAEMetadata(hook_name="blocks.2.hook_resid_post")
+    with_random_weights(AbsTopKSAE(AbsTopKSAEConfig(D_MODEL, D_SAE, k=5, metadata=metadata))).save_model(
+        folder
+    )
+
+
+def test_saes_whose_features_have_a_sign_are_refused_before_the_run(tmp_path):
+    save_abstopk(tmp_path / "sae")
+    with pytest.raises(ValueError, match=r"sae/cfg.json: architecture 'abstopk' gives its features a sign"):
+        require_sae_lens(["sae"], str(tmp_path), local_files_only=False)
+
+
+def test_saes_of_a_repository_whose_features_have_a_sign_are_refused_before_the_run(hub, tmp_path):
+    save_abstopk(tmp_path / "own/layer_2")
+    hub.repositories["somebody/own-saes"] = Repository(tmp_path / "own")
+    with pytest.raises(ValueError, match=r"^somebody/own-saes/layer_2/cfg.json: architecture 'abstopk'"):
+        require_sae_lens(["layer_2"], "somebody/own-saes", local_files_only=False)
+    assert not [request for request in hub.requests if request.path.endswith(".safetensors") and request.sent]
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub to which huggingface_hub and sae-lens talk in this process: empty cache, no token, no waits."""
@@ -360,7 +380,7 @@ def scope_2(hub, tmp_path):
 @pytest.mark.parametrize("release", [SCOPE_2, "gemma-scope-2-270m-pt-res"])
 def test_gemma_scope_2_from_an_empty_cache_and_offline(release, hub, scope_2, x):
     require_sae_lens([MEDIUM, SMALL], release, local_files_only=False)
-    assert [request.method for request in hub.requests] == ["HEAD"]  # access is proved by one request
+    assert [request.method for request in hub.requests] == ["HEAD", "HEAD"]  # each SAE is there
     encoder = read(None, MEDIUM, release=release, layer=5)
     params = {
         name: array.double() for name, array in load_file(scope_2 / MEDIUM / "params.safetensors").items()

@@ -251,9 +251,12 @@ def test_each_failure_of_an_sae_names_cause_and_remedy(
     assert str(early.value) == message  # known before the forward pass, not hours later
 
 
-def test_access_is_checked_with_one_request(hub):
-    sae_repository("tiny/scope", None, False).require([PARAMS, PARAMS.replace("layer_1", "layer_2")])
-    assert [request.method for request in hub.requests] == ["HEAD"]
+def test_every_sae_is_checked_before_the_run(hub):
+    others = [PARAMS.replace("layer_1", f"layer_{layer}") for layer in (2, 3, 4)]
+    sae_repository("tiny/scope", None, False).require([PARAMS, *others[:1]])
+    assert [request.method for request in hub.requests] == ["HEAD", "HEAD"]
+    with pytest.raises(FileNotFoundError, match=r"tiny/scope has no file layer_3"):
+        sae_repository("tiny/scope", None, False).require([PARAMS, *others])
 
 
 def test_offline_names_the_first_file_that_no_cache_has(hub):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from autoencoders.configurations import SaeEntry
 
+ARRAYS = ("W_enc", "b_enc", "threshold")
+
 
 @dataclass(frozen=True)
 class JumpReluEncoder:
@@ -48,6 +50,23 @@ class JumpReluEncoder:
         return z, fires
 
 
+def params_digest(file: Path) -> str:
+    """Return a digest of the encoder's arrays in a `params.npz` without reading them.
+
+    The directory of the file has the checksum of each.
+
+    Raises:
+        ValueError: the file is damaged or lacks an array.
+    """
+    try:
+        with zipfile.ZipFile(file) as params:
+            members = [params.getinfo(f"{name}.npy") for name in ARRAYS]
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{file}: damaged, or not Gemma Scope's layout ({error}); fetch it again") from error
+    text = "".join(f"{info.filename} {info.file_size} {info.CRC:08x}\n" for info in members)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
     """Read `W_enc`, `b_enc` and `threshold` of a `params.npz`; the decoder, half of the file, stays unread.
 
@@ -56,7 +75,7 @@ def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
     """
     try:
         with np.load(file, allow_pickle=False) as params:
-            arrays = [torch.from_numpy(params[name]) for name in ("W_enc", "b_enc", "threshold")]
+            arrays = [torch.from_numpy(params[name]) for name in ARRAYS]
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{file}: damaged or truncated ({error}); fetch it again") from error
     except KeyError as error:

@@ -80,8 +80,8 @@ def delete_content(folder: Path) -> None:
 
 def require_same_inputs(folder: Path, before: dict, inputs: dict) -> None:
     for name, value in inputs.items():
-        if before.get(name) != value:
+        if before.get(name, value) != value:  # folders of an earlier version say less
             raise ValueError(
-                f"{folder} was made with {name} {before.get(name)!r}, this run has {value!r}: "
+                f"{folder} was made with {name} {before[name]!r}, this run has {value!r}: "
                 "choose another --output, or --overwrite to start anew"
             )
