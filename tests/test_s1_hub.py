@@ -399,6 +399,7 @@ def command(tmp_path_factory, tiny_gemma2):
             worker.stdin.close()
 
 
+@pytest.mark.slow
 def test_the_command_runs_from_an_empty_cache_a_warm_one_and_offline(command):
     hub, run, environment = command
     saes = hub.repositories["tiny/scope"].folder

@@ -28,7 +28,7 @@ def take_part(scenario, rank: int, meeting: Path, results):
 
 @pytest.fixture
 def in_two_processes(tmp_path):
-    """`run(scenario)`: what the scenario returns in each process, or the text of its error and who says it."""
+    """`run(scenario)`: what the scenario returns in each process, or its error's text and who says it."""
 
     def run(scenario) -> list[tuple]:
         context = multiprocessing.get_context("fork")
