@@ -1,0 +1,73 @@
+"""What the figures of this stage share: how labels and features look, grids of panels, legends below."""
+
+import math
+
+from drawing_inputs.feature import Feature
+from drawings.figure_files import new_figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from twins_s3.palette import LABEL_COLOURS, SERIES_COLOURS
+
+LABEL_NAMES = ("unrelated", "same domain, no trait", "partial", "plainly the trait")
+# Seven colours and ten markers have coprime periods, so 70 features differ; markers tell in greyscale.
+MARKERS = ("o", "s", "^", "D", "v", "X", "P", "<", "h", ">")
+DASHES = ("-", (0, (6, 1.5)), (0, (2, 1)), (0, (6, 1.5, 1.5, 1.5)))
+LABEL_DASHES = ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (5, 1.5)), "-")
+HEATMAP_COLOURS = "Blues"  # nearly white at 0
+
+
+def feature_style(i: int) -> dict:
+    return {
+        "color": SERIES_COLOURS[i % len(SERIES_COLOURS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": DASHES[(i // len(SERIES_COLOURS)) % len(DASHES)],
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+    }
+
+
+def feature_panels(
+    features: list[Feature], title: str, x_label: str, y_label: str, height: float = 2.35
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each feature, five to a row, all from 0 to 1 on the x axis."""
+    n = len(features)
+    n_columns = min(5, n)
+    n_rows = math.ceil(n / n_columns)
+    figure = new_figure(max(2.75 * n_columns, 9.5), height * n_rows + 1.1, layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for spare in axes[n:]:
+        spare.set_visible(False)
+    for i, (feature, panel) in enumerate(zip(features, axes)):
+        panel.set_title(feature.name, size=9, loc="left")
+        panel.set_xlim(0, 1.01)
+        panel.tick_params(labelsize=9)
+        if i % n_columns == 0:
+            panel.set_ylabel(y_label, size=9.5)
+        if i >= n - n_columns:  # no panel below
+            panel.set_xlabel(x_label, size=9.5)
+        else:
+            panel.tick_params(labelbottom=False)
+    figure.suptitle(title, x=0.01, ha="left", size=11.5)
+    return figure, list(axes[:n])
+
+
+def legend_below(figure: Figure, handles: list, names: list[str]) -> None:
+    """A legend under the panels, in as many rows as its texts need at this width."""
+    character, handle = 0.075, 0.75  # inches: a character of this size, a handle with its gaps
+    needed = sum(character * len(name) + handle for name in names)
+    n_rows = math.ceil(needed / (figure.get_figwidth() - 0.4))
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=math.ceil(len(names) / n_rows),
+        fontsize=9.5,
+        handlelength=3,
+    )
+
+
+def label_legend(figure: Figure, counts: dict[int, int]) -> None:
+    handles = [Line2D([], [], color=LABEL_COLOURS[k], linestyle=LABEL_DASHES[k], lw=2) for k in counts]
+    names = [f"label {k}: {LABEL_NAMES[k]} (n = {n})" for k, n in counts.items()]
+    legend_below(figure, handles, names)
