@@ -63,7 +63,7 @@ def test_overviews_and_nothing_half_written(plots):
         "summary_raster_01_layer_1_l0_8_feature_5.png",
         "summary_raster_02_layer_1_l0_16_feature_7.png",
     }
-    assert not list(plots.rglob("*.tmp"))
+    assert not list(plots.rglob("*.part"))
 
 
 def test_statistics_are_those_of_the_planted_feature(plots, feature_folder):
@@ -230,10 +230,10 @@ def drop_column(path: Path, column: str) -> None:
 
 
 SPOILED = {
-    "no s1 folder": (lambda s1, s2: shutil.rmtree(s1), ["s1 not found", "run s1"]),
-    "no s2 folder": (lambda s1, s2: shutil.rmtree(s2), ["s2 not found", "run s2"]),
-    "no s1 run.json": (lambda s1, s2: (s1 / "run.json").unlink(), ["s1/run.json not found", "run s1"]),
-    "no s2 run.json": (lambda s1, s2: (s2 / "run.json").unlink(), ["s2/run.json not found", "run s2"]),
+    "no s1 folder": (lambda s1, s2: shutil.rmtree(s1), ["s1 is no folder", "written by s1"]),
+    "no s2 folder": (lambda s1, s2: shutil.rmtree(s2), ["s2/run.json does not exist", "run s2"]),
+    "no s1 run.json": (lambda s1, s2: (s1 / "run.json").unlink(), ["s1/run.json does not exist", "run s1"]),
+    "no s2 run.json": (lambda s1, s2: (s2 / "run.json").unlink(), ["s2/run.json does not exist", "run s2"]),
     "s1 run.json cut": (lambda s1, s2: (s1 / "run.json").write_text("{"), ["s1/run.json is not JSON"]),
     "format": (lambda s1, s2: edit_json(s1 / "run.json", format_version=2), ["format_version 2, expected 1"]),
     "other input": (
@@ -244,11 +244,14 @@ SPOILED = {
         lambda s1, s2: edit_json(s1 / "run.json", model="other"),
         ["computed from another run", "model is 'tiny-random' there and 'other' here"],
     ),
-    "no ranking": (lambda s1, s2: (s2 / "ranked_features.csv").unlink(), ["ranked_features.csv not found"]),
-    "no split": (lambda s1, s2: (s2 / "split.csv").unlink(), ["split.csv not found", "run s2"]),
+    "no ranking": (
+        lambda s1, s2: (s2 / "ranked_features.csv").unlink(),
+        ["ranked_features.csv is missing", "run s2"],
+    ),
+    "no split": (lambda s1, s2: (s2 / "split.csv").unlink(), ["split.csv is missing", "run s2"]),
     "no score": (
         lambda s1, s2: drop_column(s2 / "ranked_features.csv", "interpretability_score"),
-        ["ranked_features.csv lacks the column(s) interpretability_score"],
+        ["ranked_features.csv has no column interpretability_score", "run s2"],
     ),
     "both rankings empty": (
         lambda s1, s2: [
@@ -257,11 +260,14 @@ SPOILED = {
         ],
         ["are both empty", "--features"],
     ),
-    "no sentences": (lambda s1, s2: (s1 / "sentences.csv").unlink(), ["sentences.csv not found", "run s1"]),
-    "no group": (lambda s1, s2: drop_column(s1 / "sentences.csv", "group"), ["lacks the column(s) group"]),
+    "no sentences": (lambda s1, s2: (s1 / "sentences.csv").unlink(), ["sentences.csv is missing", "run s1"]),
+    "no group": (
+        lambda s1, s2: drop_column(s1 / "sentences.csv", "group"),
+        ["sentences.csv has no column group", "run s1"],
+    ),
     "sentences cut": (
         lambda s1, s2: pd.read_csv(s1 / "sentences.csv").head(9).to_csv(s1 / "sentences.csv", index=False),
-        ["tokens.npz has 80 sentences", "9 rows of sentences.csv"],
+        ["run.json names 80 sentences", "sentences.csv has 9, tokens.npz 80"],
     ),
     "tokens cut": (
         lambda s1, s2: (s1 / "tokens.npz").write_bytes((s1 / "tokens.npz").read_bytes()[:100]),
@@ -269,7 +275,7 @@ SPOILED = {
     ),
     "no activations": (
         lambda s1, s2: (s1 / "sae_activations/layer_1_l0_8.npz").unlink(),
-        ["layer_1_l0_8.npz not found", "run s1"],
+        ["layer_1_l0_8.npz is missing", "run s1"],
     ),
     "activations of another shape": (
         lambda s1, s2: shutil.copy(
@@ -277,7 +283,7 @@ SPOILED = {
             / "sae_activations/layer_0_l0_8.npz",
             s1 / "sae_activations/layer_1_l0_8.npz",
         ),
-        ["layer_1_l0_8.npz is 1 x 64, expected"],
+        ["layer_1_l0_8.npz has shape (1, 64), expected"],
     ),
 }
 
@@ -300,7 +306,7 @@ def test_spoiled_input_is_refused_in_one_line(name, feature_folder, tmp_path, ca
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--features", "9:9:1"], "no SAE of layer 9 with L0 9; it has (layer:l0) 0:8, 1:8, 1:16"),
+        (["--features", "9:9:1"], "no SAE at layer 9; it has layer 0 (L0 8), layer 1 (L0 8, 16)"),
         (
             ["--features", "1:8:64"],
             "feature 64 of layer 1, L0 8 does not exist: that SAE has the features 0 to 63",
