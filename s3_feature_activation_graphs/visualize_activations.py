@@ -11,7 +11,13 @@ from pathlib import Path
 
 import matplotlib
 from drawing_inputs.drawn_run import load_run
-from drawing_inputs.option_values import MAX_FEATURES, feature_list, figure_size, label_list
+from drawing_inputs.option_values import (
+    MAX_FEATURES,
+    DefaultsHelpFormatter,
+    feature_list,
+    figure_size,
+    label_list,
+)
 from drawing_inputs.sentence_choice import choose_sentences
 from drawings.overview_figures import write_overviews
 from drawings.sentence_drawing import draw_sentences
@@ -29,9 +35,7 @@ from twins_s3.provenance import plain_arguments
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=DefaultsHelpFormatter)
     files = parser.add_argument_group("input and output")
     files.add_argument("--s1-data", type=Path, required=True, help="folder written by s1 (<trait>_features)")
     files.add_argument(
@@ -89,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--jobs",
         type=whole_number(1, 256),
         default=os.cpu_count() or 1,
-        help="processes that draw sentences (default: number of cores)",
+        help="processes that draw sentences (default: number of cores, here %(default)s)",
     )
     computing.add_argument(
         "--bootstrap", type=whole_number(100, 100_000), default=1000, help="draws for the 95%% bands"

@@ -21,7 +21,7 @@ from trajectories.positions import (
     relative_positions,
 )
 from trajectories.text_baseline import text_prefix_scores
-from twins_s3.group_statistics import group_bootstrap, simultaneous_band, weighted_auroc
+from twins_s3.group_statistics import group_bootstrap, simultaneous_band
 
 # Sentences of 1, 4 and 3 tokens; two features, of which the second is silent in sentences 0 and 2.
 OFFSETS = np.array([0, 1, 5, 8])
@@ -83,35 +83,6 @@ def test_firing_curves_are_cumulative_shares():
     assert set(curves) == {0, 3}
 
 
-@pytest.mark.parametrize("n_levels", [2, 5, 1000])
-def test_weighted_auroc_is_sklearns(n_levels):
-    rng = np.random.default_rng(n_levels)
-    scores = rng.integers(0, n_levels, 60).astype(float)  # with ties, all of them at n_levels 2
-    positive = rng.random(60) < 0.4
-    weights = rng.integers(0, 4, (20, 60)).astype(np.float32)
-    expected = [roc_auc_score(positive, scores, sample_weight=row) for row in weights]
-    np.testing.assert_allclose(weighted_auroc(scores, positive, weights), expected)
-
-
-def test_auroc_without_a_class_is_nan():
-    positive = np.array([True, False, True])
-    weights = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0]], np.float32)
-    result = weighted_auroc(np.array([2.0, 1.0, 0.0]), positive, weights)
-    np.testing.assert_array_equal(result, [np.nan, np.nan, 1])
-
-
-def test_group_bootstrap_draws_whole_groups():
-    group = np.array([7, 7, 2, 9, 2, 2])
-    weights = group_bootstrap(group, 500, np.random.default_rng(0))
-    assert weights.shape == (500, 6)
-    for name in (2, 7):
-        members = weights[:, group == name]
-        np.testing.assert_array_equal(members, members[:, :1].repeat(members.shape[1], axis=1))
-    # Three groups are drawn in each replicate, each once on average.
-    np.testing.assert_array_equal(weights[:, [0, 2, 3]].sum(axis=1), 3)
-    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.15)
-
-
 @pytest.mark.parametrize("n_points", [1, 20])
 def test_simultaneous_band_is_the_sidak_width_for_independent_points(n_points):
     rng = np.random.default_rng(0)
@@ -121,11 +92,6 @@ def test_simultaneous_band_is_the_sidak_width_for_independent_points(n_points):
     width = norm.ppf((1 + 0.95 ** (1 / n_points)) / 2) * error
     np.testing.assert_allclose(high, width, rtol=0.03)
     np.testing.assert_allclose(low, -width, rtol=0.03)
-
-
-def test_a_band_of_equal_replicates_has_no_width():
-    low, high = simultaneous_band(np.array([0.5, 0.5]), np.full((10, 2), 0.5))
-    np.testing.assert_array_equal([low, high], [[0.5, 0.5], [0.5, 0.5]])
 
 
 def detection_case(n_per_label=40):

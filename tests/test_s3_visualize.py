@@ -1,15 +1,24 @@
 """`visualize_activations.py` as a user runs it: what it writes, what it keeps, what it refuses."""
 
+import argparse
+import ast
+import errno
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawing_inputs.drawn_run import load_run
+from drawings import sentence_drawing
+from drawings.sentence_style import SentenceStyle
+from drawings.typography import Typography
 from PIL import Image
 from test_s3_inputs import PLANTED, dense, write_run, write_s2_results
-from visualize_activations import main
+from twins_s3 import progress as progress_module
+from visualize_activations import build_parser, main
 
 QUICK = ["--dpi", "40", "--bootstrap", "100", "--jobs", "1"]
 
@@ -235,7 +244,14 @@ SPOILED = {
     "no s1 run.json": (lambda s1, s2: (s1 / "run.json").unlink(), ["s1/run.json does not exist", "run s1"]),
     "no s2 run.json": (lambda s1, s2: (s2 / "run.json").unlink(), ["s2/run.json does not exist", "run s2"]),
     "s1 run.json cut": (lambda s1, s2: (s1 / "run.json").write_text("{"), ["s1/run.json is not JSON"]),
-    "format": (lambda s1, s2: edit_json(s1 / "run.json", format_version=2), ["format_version 2, expected 1"]),
+    "s1 format": (
+        lambda s1, s2: edit_json(s1 / "run.json", format_version=2),
+        ["s1/run.json has format_version 2, expected 1", "run s1"],
+    ),
+    "s2 format": (
+        lambda s1, s2: edit_json(s2 / "run.json", format_version=2),
+        ["s2/run.json has format_version 2, expected 1", "run s2"],
+    ),
     "other input": (
         lambda s1, s2: edit_json(s1 / "run.json", input_sha256="f" * 64),
         ["computed from another run", "input_sha256", "f" * 64],
@@ -342,3 +358,114 @@ def test_wrong_values_are_argparse_errors(more, feature_folder, s2_results, tmp_
         main(arguments(feature_folder, s2_results, tmp_path / "plots", *more))
     assert stop.value.code == 2
     assert f"argument {more[0]}" in capsys.readouterr().err
+
+
+def one_line_of_error(capsys) -> str:
+    captured = capsys.readouterr().err
+    assert captured.startswith("error: ")
+    assert captured.count("\n") == 1
+    return captured
+
+
+@pytest.mark.parametrize("place", ["plots", "plots/label_0", "plots/trajectories.html/x"])
+def test_what_stands_where_a_figure_belongs_is_named(place, feature_folder, s2_results, tmp_path, capsys):
+    blocking = tmp_path / place
+    blocking.parent.mkdir(parents=True, exist_ok=True)
+    blocking.write_bytes(b"kept")
+    command = arguments(feature_folder, s2_results, tmp_path / "plots", "--max-sentences", "1")
+    assert main(command) == 2
+    assert str(blocking if blocking.name != "x" else blocking.parent) in one_line_of_error(capsys)
+    assert blocking.read_bytes() == b"kept"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_full_disk_is_named_and_leaves_no_record(feature_folder, s2_results, tmp_path, monkeypatch, capsys):
+    command = arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "4")
+    assert main(command) == 0
+    capsys.readouterr()
+    write_bytes = Path.write_bytes
+
+    def fill_up(path: Path, content: bytes) -> int:
+        if "sentence_000002" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    assert main([*command, "--scale", "raw"]) == 2
+    assert re.search(r"No space left on device: .*sentence_000002\.png", one_line_of_error(capsys))
+    assert not (tmp_path / "run.json").exists()
+    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.undo()
+    assert main([*command, "--scale", "raw"]) == 0  # goes on after the two that were drawn
+    assert "4 sentence figures (2 drawn now)" in capsys.readouterr().out
+    assert (tmp_path / "run.json").exists()
+
+
+def test_a_spoiled_record_of_figures_is_named(feature_folder, s2_results, tmp_path, capsys):
+    (tmp_path / "sentence_figures.json").write_text("{")
+    assert main(arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "1")) == 2
+    assert "sentence_figures.json is not JSON" in one_line_of_error(capsys)
+
+
+def test_labels_without_a_sentence_are_refused(feature_folder, s2_results, tmp_path, capsys):
+    s1 = shutil.copytree(feature_folder, tmp_path / "s1")
+    table = pd.read_csv(s1 / "sentences.csv")
+    table["concept_strength_label"] = table["concept_strength_label"] // 2 * 3
+    table.to_csv(s1 / "sentences.csv", index=False)
+    assert main(arguments(s1, s2_results, tmp_path / "plots", "--labels", "1,2")) == 2
+    assert "no sentence has the label 1 or 2; there are the labels 0, 3" in one_line_of_error(capsys)
+    assert not (tmp_path / "plots").exists()
+
+
+def test_a_log_file_gets_plain_lines(feature_folder, s2_results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "PLAIN_SECONDS", 0.02)
+    assert main(arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "8")) == 0
+    log = capsys.readouterr().err
+    assert "\r" not in log
+    for work in ("statistics", "overviews", "sentences"):
+        assert re.search(rf"^{work}: \d of \d \w+ after 00:00$", log, flags=re.MULTILINE), log
+
+
+def test_help_names_each_default_once():
+    parser = build_parser()
+    formatter = parser.formatter_class("visualize_activations.py")
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        text = formatter._expand_help(action)
+        assert text.count("(default: ") <= 1, text
+        assert "None" not in text
+        if not isinstance(action.default, bool | None):
+            assert str(action.default) in text
+
+
+def stage_imports(path: Path, stage: Path) -> set[Path]:
+    """The stage's own modules that a module imports, directly or not, itself included."""
+    found, waiting = set(), [path]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                folder = module.parent if node.level else stage
+                named = folder.joinpath(*node.module.split(".")).with_suffix(".py")
+                waiting += [named] if named.exists() else []
+    return found
+
+
+def test_the_key_covers_all_code_that_draws_a_sentence(feature_folder, tmp_path, monkeypatch):
+    stage = sentence_drawing.STAGE
+    drawn_with = stage_imports(stage / "drawings/sentence_figure.py", stage)
+    own = stage / "drawings/sentence_drawing.py"
+    assert {stage / source for source in sentence_drawing.DRAWING_SOURCES} == drawn_with | {own}
+
+    run = load_run(feature_folder, None, list(PLANTED), 2)
+    monkeypatch.setattr(sentence_drawing, "STAGE", shutil.copytree(stage, tmp_path / "stage"))
+    keys = [sentence_drawing.drawing_key(run, Typography(), SentenceStyle())]
+    for source in sentence_drawing.DRAWING_SOURCES:
+        with (tmp_path / "stage" / source).open("a") as file:
+            file.write("# changed\n")
+        keys.append(sentence_drawing.drawing_key(run, Typography(), SentenceStyle()))
+    assert len(set(keys)) == 1 + len(sentence_drawing.DRAWING_SOURCES)

@@ -1,4 +1,4 @@
-"""Types for argparse: what the options of this stage's commands may say."""
+"""Types for argparse: what the options of this stage's commands may say, and how help shows them."""
 
 import argparse
 
@@ -6,6 +6,14 @@ from .feature_choice import FeatureKey
 
 MAX_FEATURES = 40  # whose names fit into a legend
 MIN_WIDTH, MIN_HEIGHT = 7.0, 4.0  # inches; below it the legend leaves no room for the lines
+
+
+class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default where there is one to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        named = action.default is not None and not isinstance(action.default, bool)
+        return super()._get_help_string(action) if named else action.help
 
 
 def figure_size(text: str) -> tuple[float, float]:
