@@ -7,8 +7,8 @@ import numpy as np
 from twins_s3.feature_folder import FeatureFolder, find_sae, open_feature_folder, read_sae_activations
 from twins_s3.provenance import sha256_of
 
-from .feature import Feature
-from .feature_choice import FeatureKey, choose_features
+from .feature import Feature, FeatureKey
+from .feature_choice import choose_features
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def read_activations(s1: FeatureFolder, features: list[Feature]) -> np.ndarray:
     grow with the number of SAEs. Raises ValueError for an SAE or a feature that the run does not have.
     """
     activations = np.full((s1.run["n_tokens"], len(features)), np.nan, np.float32)  # [T, n_features]
-    for layer, average_l0 in dict.fromkeys((feature.layer, feature.average_l0) for feature in features):
+    for layer, average_l0 in dict.fromkeys(feature.key[:2] for feature in features):
         sae = find_sae(s1, layer, average_l0)
-        columns = [i for i, f in enumerate(features) if (f.layer, f.average_l0) == (layer, average_l0)]
+        columns = [i for i, f in enumerate(features) if f.key[:2] == (layer, average_l0)]
         ids = [features[i].feature_id for i in columns]
         if max(ids) >= sae["d_sae"]:
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+FeatureKey = tuple[int, int, int]  # layer, average_l0, feature_id
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -13,6 +15,10 @@ class Feature:
     rank: int | None = None
     score: float | None = None
     neuronpedia_url: str = ""
+
+    @property
+    def key(self) -> FeatureKey:
+        return self.layer, self.average_l0, self.feature_id
 
     @property
     def name(self) -> str:

@@ -8,9 +8,7 @@ import pandas as pd
 from twins_s3.feature_folder import FeatureFolder
 from twins_s3.ranking_folder import ANALYZE, open_rankings, read_ranking
 
-from .feature import Feature
-
-FeatureKey = tuple[int, int, int]  # layer, average_l0, feature_id
+from .feature import Feature, FeatureKey
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,7 @@ def named_features(named: list[FeatureKey], s1: FeatureFolder, s2_results: Path 
     if s2_results is not None:
         for name in ("discovery_ranking.csv", "ranked_features.csv"):
             for feature in features_in_rank_order(read_scored_ranking(s2_results, name)):
-                key = (feature.layer, feature.average_l0, feature.feature_id)
-                ranked[key] = (feature.rank, feature.score)
+                ranked[feature.key] = (feature.rank, feature.score)
     pages = {(sae["layer"], sae["average_l0"]): sae.get("neuronpedia_id") for sae in s1.run["saes"]}
     features = []
     for layer, average_l0, feature_id in named:

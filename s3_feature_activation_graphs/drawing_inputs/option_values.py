@@ -2,7 +2,7 @@
 
 import argparse
 
-from .feature_choice import FeatureKey
+from .feature import FeatureKey
 
 MAX_FEATURES = 40  # whose names fit into a legend
 MIN_WIDTH, MIN_HEIGHT = 7.0, 4.0  # inches; below it the legend leaves no room for the lines
