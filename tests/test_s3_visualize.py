@@ -4,8 +4,11 @@ import argparse
 import ast
 import errno
 import json
+import multiprocessing
 import re
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -404,10 +407,29 @@ def test_a_full_disk_is_named_and_leaves_no_record(feature_folder, s2_results, t
     assert (tmp_path / "run.json").exists()
 
 
-def test_a_spoiled_record_of_figures_is_named(feature_folder, s2_results, tmp_path, capsys):
-    (tmp_path / "sentence_figures.json").write_text("{")
-    assert main(arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "1")) == 2
-    assert "sentence_figures.json is not JSON" in one_line_of_error(capsys)
+@pytest.mark.slow
+def test_a_killed_process_is_said_and_its_work_is_taken_up(feature_folder, s2_results, tmp_path, capsys):
+    def kill_one():
+        while not multiprocessing.active_children():
+            time.sleep(0.02)
+        multiprocessing.active_children()[0].kill()
+
+    command = arguments(feature_folder, s2_results, tmp_path, "--jobs", "2")
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    assert main(command) == 2
+    killer.join()
+    assert "run again, with fewer --jobs" in one_line_of_error(capsys)
+    assert main([*command, "--jobs", "1"]) == 0
+    assert len(list(tmp_path.glob("label_?/*.png"))) == 80
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "2"])
+def test_a_spoiled_record_of_figures_is_named(content, feature_folder, tmp_path):
+    (tmp_path / "sentence_figures.json").write_text(content)
+    run = load_run(feature_folder, None, list(PLANTED), 2)
+    with pytest.raises(ValueError, match=r"sentence_figures\.json is not a JSON object .* delete it"):
+        sentence_drawing.rows_to_draw(run, np.arange(1), Typography(), SentenceStyle(), tmp_path)
 
 
 def test_labels_without_a_sentence_are_refused(feature_folder, s2_results, tmp_path, capsys):

@@ -4,7 +4,9 @@ import hashlib
 import json
 import logging
 import multiprocessing
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -113,13 +115,14 @@ def rows_to_draw(
 
 def recorded_keys(record: Path) -> dict[str, str]:
     """File format -> key of the figures that exist in it."""
+    if not record.exists():
+        return {}
     try:
-        keys = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    except ValueError as error:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{record} is not JSON ({error}); delete it, then all sentences are redrawn"
+            f"{record} is not a JSON object ({error}); delete it, then all sentences are redrawn"
         ) from None
-    return keys
 
 
 def draw_sentences(
@@ -135,11 +138,22 @@ def draw_sentences(
                 painter(row)
                 bar.update()
         else:
-            # Spawned, not forked: a fork copies the locks of the parent's BLAS threads.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(
-                jobs, mp_context=context, initializer=_start_worker, initargs=painter_arguments
-            ) as pool:
-                for _ in pool.map(_paint, missing, chunksize=4):
-                    bar.update()
+            for _ in _painted_in_processes(missing, jobs, painter_arguments):
+                bar.update()
     return len(missing)
+
+
+def _painted_in_processes(rows: list[int], jobs: int, painter_arguments: tuple) -> Iterator[None]:
+    """Draw `rows` in `jobs` processes and yield at each that is drawn."""
+    # Spawned, not forked: a fork copies the locks of the parent's BLAS threads.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(
+            jobs, mp_context=context, initializer=_start_worker, initargs=painter_arguments
+        ) as pool:
+            yield from pool.map(_paint, rows, chunksize=4)
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a process that draws sentences was ended from outside, perhaps for want of memory; "
+            "what is drawn is kept: run again, with fewer --jobs"
+        ) from None

@@ -10,11 +10,13 @@ from trajectories.early_detection import EarlyDetection
 from trajectories.overviews import Overviews
 from twins_s3.atomic_files import write_text
 
+from .saved_data import write_csv
+
 
 def write_summary(run: DrawnRun, overviews: Overviews, output: Path) -> None:
     """Write both files."""
     table = summary_table(run.features, overviews.statistics, overviews.early)
-    write_text(output / "summary_statistics.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_csv(table, output / "summary_statistics.csv")
     write_text(output / "summary_statistics.txt", summary_text(run, table))
 
 
