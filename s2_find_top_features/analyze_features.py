@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from feature_examples import top_examples
-from feature_metrics import POOLINGS
-from feature_ranking import Ranking, rank_features
-from feature_report import render_report
-from feature_run import FeatureRun, open_feature_run
-from significance import DISCOVERY, permuted_labels, split_groups
+from feature_ranking.analysis_input import FeatureRun, open_feature_run
+from feature_ranking.ranking import Ranking, rank_features
+from feature_statistics.feature_metrics import POOLINGS
+from feature_statistics.permutation_test import DISCOVERY, permuted_labels, split_groups
+from ranking_results.feature_examples import top_examples
+from ranking_results.ranking_report import render_report
 
 FORMAT_VERSION = 1
 RANKING_COLUMNS = (

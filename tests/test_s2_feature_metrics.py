@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
-from feature_metrics import STATISTICS, feature_statistics, pool_tokens, sort_activations, standardised_ranks
+from feature_statistics.feature_metrics import (
+    STATISTICS,
+    feature_statistics,
+    pool_tokens,
+    sort_activations,
+    standardised_ranks,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score

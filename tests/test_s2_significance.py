@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
-from feature_metrics import sort_activations, standardised_ranks, unit_ranks
-from significance import (
+from feature_statistics.feature_metrics import sort_activations, standardised_ranks, unit_ranks
+from feature_statistics.permutation_test import (
     CONFIRMATION,
     DISCOVERY,
     benjamini_hochberg,

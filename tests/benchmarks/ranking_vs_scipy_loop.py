@@ -28,16 +28,16 @@ STAGE = Path(__file__).resolve().parents[2] / "s2_find_top_features"
 sys.path.insert(0, str(STAGE))
 
 from analyze_features import parse_args  # noqa: E402
-from feature_metrics import (  # noqa: E402
+from feature_ranking.analysis_input import load_activations, open_feature_run  # noqa: E402
+from feature_ranking.ranking import scan_sae  # noqa: E402
+from feature_statistics.feature_metrics import (  # noqa: E402
     feature_statistics,
     pool_tokens,
     sort_activations,
     standardised_ranks,
     unit_ranks,
 )
-from feature_ranking import scan_sae  # noqa: E402
-from feature_run import load_activations, open_feature_run  # noqa: E402
-from significance import permuted_labels  # noqa: E402
+from feature_statistics.permutation_test import permuted_labels  # noqa: E402
 
 N_SAES, D_SAE, TOKENS_PER_SENTENCE = 135, 16_384, 22
 L0_RUNGS = (20, 39, 73, 150, 313)  # per layer

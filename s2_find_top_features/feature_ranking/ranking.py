@@ -11,7 +11,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from feature_metrics import (
+from feature_ranking.analysis_input import FeatureRun, load_activations
+from feature_statistics.feature_metrics import (
     STATISTICS,
     feature_statistics,
     pool_tokens,
@@ -19,8 +20,7 @@ from feature_metrics import (
     standardised_ranks,
     unit_ranks,
 )
-from feature_run import FeatureRun, load_activations
-from significance import (
+from feature_statistics.permutation_test import (
     CONFIRM_COLUMNS,
     CONFIRMATION,
     DISCOVERY,

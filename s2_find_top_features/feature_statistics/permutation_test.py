@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 import scipy.stats
-from feature_metrics import N_LABELS, unit_ranks
+from feature_statistics.feature_metrics import N_LABELS, unit_ranks
 from scipy.sparse.csgraph import connected_components
 
 DISCOVERY, CONFIRMATION = "discovery", "confirmation"

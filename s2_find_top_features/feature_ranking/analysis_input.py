@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from feature_metrics import N_LABELS
+from feature_statistics.feature_metrics import N_LABELS
 
 FORMAT_VERSION = 1
 REMEDY = "run s1's extract_sae_features.py again with this folder as --output; it resumes"

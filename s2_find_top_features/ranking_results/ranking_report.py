@@ -8,7 +8,7 @@ import jinja2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from feature_ranking import Ranking
+from feature_ranking.ranking import Ranking
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
