@@ -302,7 +302,7 @@ def test_an_sae_that_keeps_signs_is_left_out_and_named(folder, tmp_path, capsys)
 def test_where_standard_error_is_no_terminal_progress_is_plain_lines(
     feature_folder, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("twins_s2.progress.PLAIN_SECONDS", 0.01)
+    monkeypatch.setattr("twins_s2.progress.PLAIN_SECONDS", 0.002)
     assert analyze(feature_folder, tmp_path / "r") == 0
     assert re.search(r"^ranking: \d of 3 SAEs after ", capsys.readouterr().err, flags=re.MULTILINE)
 
