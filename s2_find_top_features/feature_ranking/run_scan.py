@@ -62,7 +62,7 @@ class RunScan:
             "n_eligible": len(scan.rho),
             "n_passing": scan.n_passing,
         }
-        self.saes = pd.concat([self.saes, pd.DataFrame([counts])], ignore_index=True)
+        self.saes = _concat([self.saes, pd.DataFrame([counts])])
 
     def token_activations(self, table: pd.DataFrame, n_tokens: int) -> scipy.sparse.csc_matrix:
         """Token activations of the rows of `passing` or `best`, [T, len(table)] CSC."""
