@@ -55,8 +55,8 @@ def notices(ranking: Ranking, arguments: dict) -> list[str]:
     if arguments["confirm_share"] == 0:
         found.append(
             "Nothing was held out. Features were selected and measured on the same sentences "
-            "(--confirm-share 0), so the figures are larger than they would be on new sentences. At most p_maxt "
-            "accounts for the number of features searched."
+            "(--confirm-share 0), so the figures are larger than they would be on new sentences. Only "
+            "p_maxt, where it was computed, accounts for the number of features searched."
         )
     if arguments["permutations"] == 0:
         found.append(
