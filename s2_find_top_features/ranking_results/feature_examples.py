@@ -2,8 +2,26 @@
 
 import numpy as np
 import scipy.sparse
+from feature_ranking.ranking import Ranking
+from twins_s2.feature_folder import FeatureFolder
 
 CONTEXT_TOKENS = 6  # on either side of the peak token
+
+
+def feature_examples(ranking: Ranking, features: FeatureFolder, per_label: int) -> list[dict]:
+    """The content of feature_examples.json, in rank order."""
+    examples = top_examples(
+        ranking.token_acts,
+        ranking.pooled,
+        features.sentences["sentence"].tolist(),
+        features.labels,
+        features.tokens,
+        features.sentence_offsets,
+        per_label,
+    )
+    columns = ["rank", "layer", "average_l0", "feature_id", "neuronpedia_url", "threshold"]
+    ranked = ranking.ranked[columns].to_dict("records")
+    return [feature | {"examples": by_label} for feature, by_label in zip(ranked, examples)]
 
 
 def top_examples(

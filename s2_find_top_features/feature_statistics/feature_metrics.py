@@ -12,7 +12,6 @@ import pandas as pd
 import scipy.sparse
 import scipy.stats
 
-POOLINGS = ("max", "mean", "final")
 N_LABELS = 4  # concept strength 0, 1, 2, 3
 STATISTICS = (
     "interpretability_score",
@@ -31,41 +30,6 @@ STATISTICS = (
     "n_firing",
     "threshold",
 )
-
-
-def pool_tokens(
-    token_acts: scipy.sparse.csc_matrix, sentence_offsets: np.ndarray, pool: str
-) -> scipy.sparse.csc_matrix:
-    """Reduce token activations [T, d_sae] to sentence activations [n, d_sae] float32, both CSC.
-
-    `sentence_offsets` is [n + 1]; sentence i is rows `offsets[i]:offsets[i + 1]`. `pool` is `max`, `mean`
-    (over all tokens of the sentence, silent ones included) or `final` (the last token). Activations must
-    be non-negative, as a stored maximum is compared with the implicit zeros of silent tokens.
-    """
-    n_sentences = len(sentence_offsets) - 1
-    if pool == "final":
-        return token_acts[sentence_offsets[1:] - 1]  # [n, d_sae]
-    if pool not in POOLINGS:
-        raise ValueError(f"pool is {pool!r}; expected one of {', '.join(POOLINGS)}")
-    token_acts.sort_indices()  # tokens of a sentence become neighbours within a column
-    n_tokens = np.diff(sentence_offsets)  # [n] int64
-    sentence_of_token = np.repeat(np.arange(n_sentences, dtype=np.int32), n_tokens)  # [T]
-    sentence = sentence_of_token[token_acts.indices]  # [nnz] int32
-    is_start = np.ones(token_acts.nnz, dtype=bool)  # first entry of each (feature, sentence) run
-    is_start[1:] = sentence[1:] != sentence[:-1]
-    column_starts = token_acts.indptr[:-1][np.diff(token_acts.indptr) > 0]
-    is_start[column_starts] = True
-    starts = np.flatnonzero(is_start)  # [nnz of the pooled matrix]
-    pooled_sentence = sentence[starts]
-    if pool == "max":
-        pooled = np.maximum.reduceat(token_acts.data, starts)
-    else:
-        sums = np.add.reduceat(token_acts.data, starts, dtype=np.float64)
-        pooled = (sums / n_tokens[pooled_sentence]).astype(np.float32)
-    indptr = np.searchsorted(starts, token_acts.indptr)  # [d_sae + 1]
-    return scipy.sparse.csc_matrix(
-        (pooled, pooled_sentence, indptr), shape=(n_sentences, token_acts.shape[1])
-    )
 
 
 @dataclass(frozen=True)
