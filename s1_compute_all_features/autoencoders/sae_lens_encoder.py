@@ -1,55 +1,34 @@
-"""SAEs in every format that sae-lens loads, encoded by sae-lens itself, and its registry of released ones.
+"""SAEs in every format that sae-lens loads, encoded by sae-lens itself.
 
-torch and sae-lens, slow to import, are imported where an SAE is read: the registry needs neither.
+sae-lens, which takes many seconds to import, is imported where an SAE is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import pickle
-import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-from hub_files import named_failures, network_forbidden
-from huggingface_hub import (
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    is_offline_mode,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import LocalEntryNotFoundError
+import torch
+from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registered
+from hub.encoder_cache import sae_repository
+from hub.failures import named_failures, network_forbidden
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
+from twins_s1.provenance import sha256_of
 
 if TYPE_CHECKING:
-    import torch
     from sae_lens import SAE
 
 DISK_FORMAT = ("cfg.json", "sae_weights.safetensors")
-# The file of the weights, by the registry's name of the format. What is not listed (transcoders,
-# cross-layer transcoders, attention outputs, temporal SAEs) does not encode a token's residual stream.
-WEIGHTS = {
-    "sae_lens": "{path}/sae_weights.safetensors",
-    "gemma_3": "{path}/params.safetensors",
-    "llama_scope": "{path}/checkpoints/final.safetensors",
-    "llama_scope_r1_distill": "{path}/sae_weights.safetensors",
-    "dictionary_learning_1": "{path}/ae.pt",
-    "sparsify": "{path}/sae.safetensors",
-    "qwen_scope": "{path}",
-    "deepseek_r1": "{path}",
-    "goodfire": "{path}",
-}
-ARCHITECTURES = ("standard", "jumprelu", "topk", "abstopk", "gated", "matching_pursuit")
+ARCHITECTURES = ("standard", "jumprelu", "topk", "gated", "matching_pursuit")
 RUN_TIME_NORMALISATION = ("none", "layer_norm", "constant_norm_rescale")  # what `encode` does by itself
 ONE_AT_A_TIME = threading.Lock()  # reading changes settings of the process
 
@@ -67,8 +46,6 @@ class SaeLensEncoder:
 
     def sha256(self) -> str:
         """Return the digest of all that encoding depends on, by which duplicates among SAEs are found."""
-        import torch
-
         cfg = self.sae.cfg
         unused = {"metadata", "device", "dtype"}
         settings = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in unused}
@@ -104,57 +81,6 @@ class SaeLensEncoder:
         return values, values != 0
 
 
-@cache
-def registry() -> dict[str, dict]:
-    """Return sae-lens' registry of released SAEs as it stands in its YAML, by release name."""
-    package = Path(importlib.util.find_spec("sae_lens").origin).parent
-    with (package / "pretrained_saes.yaml").open(encoding="utf-8") as file:
-        return yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def releases_of(release: str) -> dict[str, dict]:
-    """Return the registry's releases behind a release name or a hub repository, none if it knows neither."""
-    if release in registry():
-        return {release: registry()[release]}
-    return {name: entry for name, entry in registry().items() if entry["repo_id"] == release}
-
-
-def format_of(entry: dict) -> str:
-    """Return the registry's name of the format of a release."""
-    return entry.get("conversion_func") or "sae_lens"
-
-
-def hub_repository(release: str) -> str:
-    """Return the hub repository of a release of sae-lens' registry; anything else unchanged."""
-    return registry()[release]["repo_id"] if release in registry() else release
-
-
-def registered(path: str, release: str) -> tuple[str, str, str]:
-    """Return `(release name, sae_id, file of the weights)` of the SAE at `path` of a release or repository.
-
-    A repository that the registry does not know holds folders in sae-lens' disk format, which are their ids.
-
-    Raises:
-        ValueError: the release has no such SAE, or it is none of the residual stream.
-    """
-    releases = releases_of(release)
-    if not releases:
-        return release, path, WEIGHTS["sae_lens"].format(path=path)
-    for name, entry in releases.items():
-        for sae in entry["saes"]:
-            if str(sae["path"]) != path:
-                continue
-            if format_of(entry) not in WEIGHTS:
-                raise ValueError(
-                    f"{release}/{path}: its format {format_of(entry)} holds no SAEs that encode the residual "
-                    "stream token by token"
-                )
-            return name, sae["id"], WEIGHTS[format_of(entry)].format(path=path)
-    raise ValueError(
-        f"{release}/{path}: sae-lens' registry has no such SAE; build_configurations.py writes those it has"
-    )
-
-
 def require_sae_lens(paths: Sequence[str], release: str, *, local_files_only: bool) -> None:
     """Raise at once what `read_sae_lens_encoder` would raise hours later: unknown, no access, not cached.
 
@@ -164,30 +90,52 @@ def require_sae_lens(paths: Sequence[str], release: str, *, local_files_only: bo
     """
     if Path(release).is_dir():
         for path in paths:
-            require_architecture(Path(release, path))
+            require_local_sae(Path(release, path))
         return
     repo_id = hub_repository(release)
     files = [registered(path, release)[2] for path in paths]
-    missing = next((f for f in files if not isinstance(try_to_load_from_cache(repo_id, f), str)), None)
-    if missing is None:
-        return
-    with named_failures(repo_id, missing, None, option="--sae-release", local_files_only=local_files_only):
-        if local_files_only or is_offline_mode():
-            raise LocalEntryNotFoundError(missing)
-        get_hf_file_metadata(hf_hub_url(repo_id, missing))
+    sae_repository(repo_id, None, local_files_only).require(files)
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        if name == DISK_FORMAT[1]:  # whose configuration is small; other formats have no other architectures
+            config = f"{folder}/{DISK_FORMAT[0]}"
+            with named_failures(
+                repo_id, config, None, option="--sae-release", local_files_only=local_files_only
+            ):
+                cached = hf_hub_download(repo_id, config, local_files_only=local_files_only)
+            require_architecture(Path(cached), f"{repo_id}/{config}")
 
 
-def require_architecture(folder: Path) -> None:
+def sae_lens_weights_id(path: str, release: str, *, local_files_only: bool) -> str:
+    """Return a digest of an SAE's files: of their bytes in a folder, the hub's own of its weights there."""
+    folder = Path(release)
+    if folder.is_dir():
+        return "-".join(sha256_of(folder / path / name) for name in DISK_FORMAT)
+    repository = sae_repository(hub_repository(release), None, local_files_only)
+    return repository.content_hash(registered(path, release)[2])
+
+
+def require_local_sae(folder: Path) -> None:
     for name in DISK_FORMAT:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such SAE file; check --sae-release and --config")
+    require_architecture(folder / "cfg.json", str(folder / "cfg.json"))
+
+
+def require_architecture(config: Path, name: str) -> None:
+    """Raise ValueError if the SAE of a `cfg.json`, called `name`, is of no kind that this stage takes."""
     try:
-        architecture = json.loads((folder / "cfg.json").read_text(encoding="utf-8")).get("architecture")
+        architecture = json.loads(config.read_text(encoding="utf-8")).get("architecture")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / 'cfg.json'}: not a configuration of sae-lens ({error})") from error
+        raise ValueError(f"{name}: not a configuration of sae-lens ({error})") from error
+    if architecture == "abstopk":
+        raise ValueError(
+            f"{name}: architecture 'abstopk' gives its features a sign, and all later stages take an "
+            "activation for how strongly a feature fires, from zero up: such SAEs are not supported"
+        )
     if architecture not in (*ARCHITECTURES, None):  # files of sae-lens before version 4 name none
         raise ValueError(
-            f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported, only "
+            f"{name}: architecture {architecture!r} is not supported, only "
             f"{', '.join(ARCHITECTURES)}; sae-lens' save_inference_model writes those of SAEs in training"
         )
 
@@ -212,13 +160,12 @@ def read_sae_lens_encoder(
     folder = Path(release)
     if folder.is_dir():
         source, weights = str(folder / path), str(folder / path / DISK_FORMAT[1])
-        require_architecture(folder / path)
+        require_local_sae(folder / path)
     else:
         repo_id = hub_repository(release)
         source = f"{repo_id}/{path}"
         name, sae_id, weights = registered(path, release)
 
-    import torch
     from sae_lens import SAE
 
     # What the warning asks for is done here.
@@ -281,19 +228,6 @@ def require_fit(sae: SAE, source: str, layer: int, d_model: int, d_sae: int | No
             f"{source}: trained on inputs scaled by {cfg.normalize_activations}, which is not folded into "
             "its weights, and the scale is not known; fold it with sae-lens and save it again"
         )
-
-
-def layer_of_hook(hook_name: str) -> int | None:
-    """Return the block after which a hook reads the residual stream, -1 before the first, None elsewhere.
-
-    Names are TransformerLens' (`blocks.3.hook_resid_post`, in its bridge `blocks.3.hook_out`) or those of the
-    model's modules (`model.layers.3`, `transformer.h.3`), whose output it is.
-    """
-    if found := re.fullmatch(r"blocks\.(\d+)\.hook_(resid_post|out|resid_pre|in)", hook_name):
-        return int(found[1]) - (found[2] in ("resid_pre", "in"))
-    if found := re.fullmatch(r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)(?:\.output)?", hook_name):
-        return int(found[1])
-    return None
 
 
 @contextmanager

