@@ -6,13 +6,13 @@ import shutil
 
 import checkpoint
 import compare
-import new_experiment
 import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+import start_from_version
 import train
-from experiment import (
+from experiments.experiment_dataset import (
     apply_overrides,
     load_dataset,
     load_model,
@@ -21,7 +21,7 @@ from experiment import (
     split_rows,
     validate_config,
 )
-from models import fit_model, grouped_folds
+from models.estimators import fit_model, grouped_folds
 from sklearn.preprocessing import FunctionTransformer
 
 QUICK = {"bootstrap": 100, "shuffles": 2, "folds": 3}
@@ -317,10 +317,10 @@ def test_versions_are_frozen_once_and_compared(copied, capsys):
     assert checkpoint.main([str(copied), "--name", "twice"]) == 2
     assert "holds the results of v0_baseline" in error_of(capsys)
 
-    assert new_experiment.main([str(copied), "--from", "v0", "--model", "diff_means"]) == 0
+    assert start_from_version.main([str(copied), "--from", "v0", "--model", "diff_means"]) == 0
     assert [path.name for path in (copied / "working").iterdir()] == ["config.json"]
     assert train.main([str(copied)]) == 0
-    assert new_experiment.main([str(copied), "--from", "v0"]) == 2
+    assert start_from_version.main([str(copied), "--from", "v0"]) == 2
     assert "results that no version keeps" in error_of(capsys)
     frozen = {path.name: path.read_bytes() for path in version.iterdir()}
     assert checkpoint.main([str(copied), "--name", "baseline"]) == 2

@@ -6,7 +6,7 @@ import scipy.stats
 import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrics import (
+from measures.metrics import (
     CLASSIFICATION,
     REGRESSION,
     auroc,

@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
-from emergence_probes import PROBES, KernelLogistic, Strengths, probe_split, standardised_products
-from experiment import load_model, save_model, sha256_of
-from models import (
+from emergence_curves.layer_probes import (
+    PROBES,
+    KernelLogistic,
+    Strengths,
+    probe_split,
+    standardised_products,
+)
+from experiments.experiment_dataset import load_model, save_model, sha256_of
+from models.estimators import (
     DiffMeansClassifier,
     DiffMeansRegressor,
     MLPClassifier,

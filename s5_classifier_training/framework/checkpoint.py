@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiment import (
+from experiments.experiment_dataset import (
     library_versions,
     read_json,
     resolve_experiment,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from checkpoint import verified_files
-from experiment import STAGE, read_json, resolve_experiment, sha256_of, versions_of
-from experiment_figures import draw_versions, new_figure, save
-from metrics import (
+from experiments.experiment_dataset import STAGE, read_json, resolve_experiment, sha256_of, versions_of
+from figures.experiment_figures import draw_versions, new_figure, save
+from measures.metrics import (
     LOWER_IS_BETTER,
     bootstrap_weights,
     classification_metrics,

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import emergence_figures
 import numpy as np
 import pandas as pd
-from emergence_probes import PROBES, KernelLogistic, Strengths, log_softmax, probe_split
-from experiment import (
+from emergence_curves.layer_probes import PROBES, KernelLogistic, Strengths, log_softmax, probe_split
+from experiments.experiment_dataset import (
     STAGE,
     Dataset,
     library_versions,
@@ -22,8 +21,9 @@ from experiment import (
     replaced_together,
     write_json,
 )
-from metrics import accuracy, auroc, bootstrap_weights, confusion_counts, quadratic_kappa
-from models import grouped_folds
+from figures import emergence_figures
+from measures.metrics import accuracy, auroc, bootstrap_weights, confusion_counts, quadratic_kappa
+from models.estimators import grouped_folds
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from experiment import STAGE, Dataset, load_dataset
-from models import fit_model, grouped_folds
+from experiments.experiment_dataset import STAGE, Dataset, load_dataset
+from models.estimators import fit_model, grouped_folds
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 

@@ -8,10 +8,9 @@ import time
 import warnings
 from pathlib import Path
 
-import experiment_figures
 import numpy as np
 import pandas as pd
-from experiment import (
+from experiments.experiment_dataset import (
     Dataset,
     Split,
     apply_overrides,
@@ -27,13 +26,14 @@ from experiment import (
     validate_config,
     write_json,
 )
-from metrics import (
+from figures import experiment_figures
+from measures.metrics import (
     bootstrap_weights,
     classification_metrics,
     percentile_interval,
     regression_metrics,
 )
-from models import chosen_parameters, fit_model, grouped_folds
+from models.estimators import chosen_parameters, fit_model, grouped_folds
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer

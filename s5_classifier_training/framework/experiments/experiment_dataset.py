@@ -17,9 +17,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from models import OWN_TYPES, grouped_folds, models_for, parameter_names
+from models.estimators import OWN_TYPES, grouped_folds, models_for, parameter_names
 
-STAGE = Path(__file__).resolve().parents[1]
+STAGE = Path(__file__).resolve().parents[2]
 TASKS = ("classification", "regression")
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "skops", "matplotlib", "torch")
 GENERATE = "run s4_classifier_data_prep/generate_datasets.py"

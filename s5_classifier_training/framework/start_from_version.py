@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from experiment import (
+from experiments.experiment_dataset import (
     apply_overrides,
     read_json,
     resolve_experiment,

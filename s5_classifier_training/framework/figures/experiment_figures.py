@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from experiment import Dataset
+from experiments.experiment_dataset import Dataset
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

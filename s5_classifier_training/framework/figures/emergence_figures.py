@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from experiment_figures import INK, MUTED, new_figure, save
+from figures.experiment_figures import INK, MUTED, new_figure, save
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
