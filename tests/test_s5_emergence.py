@@ -216,7 +216,7 @@ def test_unsuitable_datasets_are_refused(planted, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def write_collinear(path, *, n=64, n_layers=3, width=48, noise=0.0):
+def write_collinear(path, *, n=160, n_layers=3, width=48, noise=0.0):
     """Every layer holds the four labels on four directions: as good as the labels themselves."""
     rng = np.random.default_rng(0)
     labels = np.arange(n, dtype=np.int64) % 4

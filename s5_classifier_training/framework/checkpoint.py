@@ -14,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     version.add_argument(
         "--name", type=short_name, required=True, help="short name; the folder becomes v{N}_{NAME}"
     )
-    version.add_argument("--message", default="", help="one line on what this version is")
+    version.add_argument("--message", help="one line on what this version is")
     return parser
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         experiment = resolve_experiment(args.experiment)
         with only_user(experiment):
-            version, is_new = freeze(experiment, args.name, args.message)
+            version, is_new = freeze(experiment, args.name, args.message or "")
         if not is_new and version_name(version) != args.name:
             raise ValueError(
                 f"working/ holds the results of {version.name}; train something else before the next version"

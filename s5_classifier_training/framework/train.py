@@ -81,7 +81,7 @@ def train(args: argparse.Namespace) -> None:
         results = write_results(experiment / "working", outcome, record)
         print(f"wrote {experiment.name}/working: results.json, predictions.csv, model.skops and figures")
         if args.freeze:
-            version, is_new = freeze(experiment, args.freeze, "")
+            version, is_new = freeze(experiment, args.freeze)
             print(f"froze {version.name}" if is_new else f"{version.name} holds these results already")
     print(headline(results))
 

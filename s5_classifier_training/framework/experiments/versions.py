@@ -87,7 +87,7 @@ def holder_of(experiment: Path, results_sha256: str, name: str | None = None) ->
     return None
 
 
-def freeze(experiment: Path, name: str, message: str) -> tuple[Path, bool]:
+def freeze(experiment: Path, name: str, message: str = "") -> tuple[Path, bool]:
     """Copy the verified results into the next `v{N}_{name}/`, read-only.
 
     Returns the folder and whether it is new: results that a version holds are not frozen twice.
