@@ -141,6 +141,7 @@ def test_band_has_the_width_of_the_largest_of_independent_normals():
     np.testing.assert_allclose(low, -high)
 
 
+@pytest.mark.slow
 def test_band_covers_whole_curves_at_the_nominal_rate():
     """Correlated accuracies of 8 layers on 150 groups of 2 rows, 250 worlds: nominal 0.95."""
     rng = np.random.default_rng(1)

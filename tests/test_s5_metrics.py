@@ -124,6 +124,7 @@ def test_bootstrap_draws_whole_groups():
     np.testing.assert_array_equal(weights, group_bootstrap(groups, 500, np.random.default_rng(0)))
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_at_the_nominal_rate():
     """Accuracy of predictions whose errors are shared within groups of three: 400 worlds of 80 groups."""
     rng = np.random.default_rng(3)

@@ -24,7 +24,8 @@ def labelled(n=80, d=30, seed=0, signal=1.5):
     return X, y, np.arange(n) // 2
 
 
-@pytest.mark.parametrize("task", [pytest.param("classification", marks=pytest.mark.slow), "regression"])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classification", "regression"])
 def test_every_model_learns_a_clear_signal_and_survives_the_disk(task, tmp_path):
     X, y, groups = labelled(n=140, d=12, signal=3.0)
     targets = y if task == "classification" else y.astype(np.float32) + 1

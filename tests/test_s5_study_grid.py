@@ -42,7 +42,9 @@ def write_stacked(path, n_layers, model, *, n=200, d_model=6):
 @pytest.mark.parametrize(
     ("model", "n_layers", "layers", "mark"),
     [
-        ("google/gemma-2-2b", 26, [0, 5, 10, 15, 19], "(the study's model)"),
+        pytest.param(
+            "google/gemma-2-2b", 26, [0, 5, 10, 15, 19], "(the study's model)", marks=pytest.mark.slow
+        ),
         ("other", 6, [0, 1, 2, 3, 4], "ANOTHER MODEL"),
     ],
 )
