@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import skops.io
 from twins_s5.provenance import sha256_of
 
 from models import OWN_TYPES
@@ -21,6 +20,8 @@ TRUSTED = sorted(
 
 def save_model(fitted: object, path: Path) -> None:
     """Write a fitted model."""
+    import skops.io  # imports every scikit-learn module, seconds that only a written or read model is worth
+
     skops.io.dump(fitted, path)
 
 
@@ -30,6 +31,8 @@ def load_model(path: Path, sha256: str) -> object:
     Raises ValueError if the bytes are not those recorded, or if the file names a type that is neither
     scikit-learn's nor one of this stage's.
     """
+    import skops.io
+
     if sha256_of(path) != sha256:
         raise ValueError(f"{path} is not the file that was recorded with these results; train again")
     foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
