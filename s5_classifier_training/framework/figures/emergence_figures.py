@@ -4,30 +4,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from experiment_figures import INK, MUTED, new_figure, save
+from figures.figure_files import new_figure, save
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from twins_s5.palette import FAINT, INK, MUTED, SERIES_COLOURS
 
-PROBE_COLOURS = {"logistic": "#1f5fa8", "ridge": "#b5651d", "diffmeans": "#3b7d4f"}
+PROBE_COLOURS = dict(zip(("logistic", "ridge", "diffmeans"), SERIES_COLOURS))
 PROBE_NAMES = {"logistic": "logistic probe", "ridge": "ridge probe", "diffmeans": "difference of means"}
 FLOORS = {"tfidf": ("TF-IDF", "-"), "length": ("length", (0, (4, 2))), "majority": ("majority", (0, (1, 2)))}
-TRAIT_COLOURS = ("#1f5fa8", "#c4472d", "#3b7d4f", "#7a4fa3", "#b58a1b", "#4a4a4a")
+SHUFFLED_COLOUR = SERIES_COLOURS[5]
 LANDMARKS = (("onset", "o", "onset"), ("half_maximum", "d", "half-maximum"), ("peak", "^", "peak"))
 METRIC_NAMES = {
     "kappa": "quadratic weighted kappa, all labels",
     "accuracy": "accuracy, all labels",
     "auroc": "AUROC, highest against lowest label",
 }
-# colours of the SAEs with the lowest and the highest L0
-SPARSE, DENSE = np.array([0.98, 0.62, 0.20]), np.array([0.42, 0.05, 0.30])
+SPARSE, DENSE = np.array(to_rgb(SERIES_COLOURS[5])), np.array(to_rgb(INK))  # SAEs of lowest and highest L0
 FLOOR_LABEL_GAP = 0.045  # of the axis height
-
-
-def plain(value: object) -> object:
-    """NumPy values as Python ones, for json.dumps."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def label_lines(axis: Axes, heights: dict[str, float], colours: dict[str, str] | None = None) -> None:
@@ -45,7 +41,7 @@ def label_lines(axis: Axes, heights: dict[str, float], colours: dict[str, str] |
             textcoords="offset points",
             va="center",
             fontsize=7.5,
-            color=(colours or {}).get(name, "#666666"),
+            color=(colours or {}).get(name, MUTED),
         )
 
 
@@ -68,7 +64,12 @@ def draw_probes(axis: Axes, entry: dict, lead: str, metric: str) -> None:
         colour, is_lead = PROBE_COLOURS[probe], probe == lead
         if is_lead:
             axis.fill_between(
-                layers, figures["shuffled_low"], figures["shuffled_high"], color="#e3c9a8", alpha=0.5, lw=0
+                layers,
+                figures["shuffled_low"],
+                figures["shuffled_high"],
+                color=SHUFFLED_COLOUR,
+                alpha=0.25,
+                lw=0,
             )
             axis.fill_between(
                 layers, figures["band_low"], figures["band_high"], color=colour, alpha=0.2, lw=0
@@ -158,7 +159,7 @@ def draw_trait(path: Path, trait: str, entry: dict, content: dict, rungs: pd.Dat
     keys += [
         Patch(color=PROBE_COLOURS[lead], alpha=0.2, lw=0, label=f"95 % band of the {PROBE_NAMES[lead]}"),
         Patch(color=MUTED, alpha=0.16, lw=0, label="95 % interval of TF-IDF"),
-        Patch(color="#e3c9a8", alpha=0.5, lw=0, label="range under shuffled labels"),
+        Patch(color=SHUFFLED_COLOUR, alpha=0.25, lw=0, label="range under shuffled labels"),
         Line2D([], [], color=INK, marker="s", ms=2.8, ls="", label="layer clears every floor"),
     ]
     for axis, name in zip(axes, (metric, second)):
@@ -177,7 +178,7 @@ def draw_landmarks(axis: Axes, content: dict) -> None:
     lead, metric = content["lead_probe"], content["metric"]
     traits = list(content["traits"])
     for k, trait in enumerate(traits):
-        entry, colour = content["traits"][trait], TRAIT_COLOURS[k % len(TRAIT_COLOURS)]
+        entry, colour = content["traits"][trait], SERIES_COLOURS[k % len(SERIES_COLOURS)]
         figures, last = entry["probes"][lead][metric], entry["layers"][-1]
         for (name, marker, title), shift in zip(LANDMARKS, (0.25, 0.0, -0.25)):
             y = len(traits) - 1 - k + shift
@@ -192,7 +193,7 @@ def draw_landmarks(axis: Axes, content: dict) -> None:
                 axis.plot(figures[name], y, marker, color=colour, ms=6, mec="white", mew=0.6)
     axis.set_yticks(range(len(traits)), traits[::-1])
     axis.set_ylim(-0.5, len(traits) - 0.5)
-    axis.grid(axis="x", color="#e6e6e6", lw=0.8)
+    axis.grid(axis="x", color=FAINT, lw=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(axis="y", length=0)
     set_layer_axis(axis, np.array(content["traits"][traits[0]]["layers"]))
@@ -210,7 +211,7 @@ def draw_traits(path: Path, content: dict) -> None:
     figure, (left, right) = new_figure(9.6, 2.4 + 0.42 * len(content["traits"]), columns=2)
     heights, colours = {}, {}
     for k, (trait, entry) in enumerate(content["traits"].items()):
-        colour, figures = TRAIT_COLOURS[k % len(TRAIT_COLOURS)], entry["probes"][lead][metric]
+        colour, figures = SERIES_COLOURS[k % len(SERIES_COLOURS)], entry["probes"][lead][metric]
         left.plot(entry["layers"], figures["value"], color=colour, lw=1.8)
         cleared = np.array(figures["clears"], bool)
         left.plot(

@@ -8,12 +8,10 @@ those of the ordinary (primal) probes: Schölkopf & Smola 2002, section 4.2 (rep
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize
+from models.kernel_logistic import KernelLogistic, cholesky_root, log_softmax
+from scipy.linalg import cho_solve
 
 PROBES = ("logistic", "ridge", "diffmeans")
-GRADIENT_TOLERANCE = 1e-5  # probabilities then agree with an exact fit to about 1e-4
-JITTER = 1e-6  # added to the inner products' diagonal (about 1): centred rows span one dimension less than n
 
 
 @dataclass(frozen=True)
@@ -35,69 +33,6 @@ def standardised_products(X: np.ndarray, train: np.ndarray) -> np.ndarray:
     scale[scale == 0] = 1
     Z = ((X - mean) / (scale * np.sqrt(X.shape[1]))).astype(np.float32)  # [n, d]
     return (Z @ Z[train].T).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class KernelLogistic:
-    """Coordinates in which L2-penalised logistic regressions on one set of inner products are easy to fit.
-
-    With gram = L Lᵀ the primal weights W act on the rows of L. Under V = Rᵀ W, where R Rᵀ = c LᵀL + λI, the
-    loss is log-loss(A V) + (|V|² - c |A V|²) / 2 with A = L R⁻ᵀ: the same minimum, reached in a few dozen
-    steps because the scale of every direction is close to 1. λ = 1 / (C n) and c = 1 / (4 n), the curvature
-    at equal odds.
-    """
-
-    features: np.ndarray  # A, float64 [n_train, n_train]
-    lower: np.ndarray  # L
-    root: np.ndarray  # R
-    curvature: float
-
-    @classmethod
-    def from_gram(cls, gram: np.ndarray, C: float) -> "KernelLogistic":
-        """Prepare the inner products [n_train, n_train] of the training rows."""
-        n = len(gram)
-        curvature = 0.25 / n
-        lower = np.linalg.cholesky(gram + JITTER * np.eye(n))
-        root = np.linalg.cholesky(curvature * (lower.T @ lower) + np.eye(n) / (C * n))
-        return cls(solve_triangular(root, lower.T, lower=True).T, lower, root, curvature)
-
-    def fit(self, onehot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fit P label vectors at once, `onehot` [n_train, P, K]; returns V [n_train, P, K], intercepts [P,
-        K].
-        """
-        n, n_vectors, n_classes = onehot.shape
-        A, c = self.features, self.curvature
-        targets = onehot.reshape(n, -1)  # [n, P * K]
-
-        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            parameters = flat.reshape(n + 1, -1)  # last row: intercepts
-            V = parameters[:-1]
-            on_rows = A @ V  # [n, P * K]
-            log_shares = log_softmax((on_rows + parameters[-1]).reshape(onehot.shape)).reshape(n, -1)
-            residual = (np.exp(log_shares) - targets) / n
-            value = -(targets * log_shares).sum() / n + 0.5 * ((V * V).sum() - c * (on_rows * on_rows).sum())
-            return value, np.vstack([A.T @ (residual - c * on_rows) + V, residual.sum(axis=0)]).ravel()
-
-        start = np.zeros((n + 1) * n_vectors * n_classes)
-        options = {"maxiter": 500, "maxcor": 10, "gtol": GRADIENT_TOLERANCE, "ftol": 1e-9}
-        solution = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-        parameters = solution.reshape(n + 1, n_vectors, n_classes)
-        return parameters[:-1], parameters[-1]
-
-    def logits(self, cross: np.ndarray, fitted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Logits [n_test, P, K] for inner products `cross` [n_test, n_train] with the training rows."""
-        V, intercepts = fitted
-        rows = solve_triangular(
-            self.lower, cross.T, lower=True
-        )  # [n_train, n_test], test rows in the basis of L
-        rows = solve_triangular(self.root, rows, lower=True).T  # [n_test, n_train]
-        return np.tensordot(rows, V, axes=1) + intercepts
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithm of the softmax over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def line_discriminant(
@@ -136,8 +71,8 @@ def probe_split(
         predictions["logistic"] = (logits.argmax(axis=2), shares @ np.arange(n_classes))
     if "ridge" in probes:
         means = train_codes.mean(axis=0)  # [P]
-        solved = cho_factor(gram + strengths.ridge_lambda * np.eye(len(gram)))
-        scores = cross @ cho_solve(solved, train_codes - means) + means  # [n_test, P]
+        root = cholesky_root(gram, strengths.ridge_lambda)
+        scores = cross @ cho_solve((root, True), train_codes - means) + means  # [n_test, P]
         predictions["ridge"] = (np.clip(np.rint(scores), 0, n_classes - 1).astype(np.int64), scores)
     if "diffmeans" in probes:
         top, bottom = train_codes == n_classes - 1, train_codes == 0  # [n_train, P] each

@@ -1,19 +1,18 @@
-"""Figures of one trained experiment; each function draws on an Axes."""
+"""Figures of a trained experiment, and of versions side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from experiment import Dataset
+from figures.figure_files import new_figure, save
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from measures.predictions import Prediction
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
+from twins_s5.palette import ACCENT, FAINT, INK, LABEL_COLOURS, MUTED
 
-INK, MUTED, ACCENT = "#222222", "#9a9a9a", "#1f5fa8"
-CLASS_COLOURS = ("#7f8c99", "#e0a030", "#d1603d", "#8b1e3f")  # label 0 to 3: grey, then rising warmth
 BASELINE_NAMES = {
-    "shuffled": "shuffled labels",
+    "shuffled": "shuffled labels (range)",
     "majority": "majority or mean",
     "length": "sentence length",
     "tfidf": "TF-IDF + linear",
@@ -25,21 +24,6 @@ METRIC_NAMES = {
     "r2": "R²",
     "spearman": "Spearman correlation",
 }
-
-
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure in inches with `columns` panels and no GUI behind it."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whose bytes depend on the drawing alone."""
-    figure.savefig(path, dpi=160, format="png", metadata={"Software": None})
 
 
 def draw_confusion(axis: Axes, y_true: np.ndarray, y_pred: np.ndarray, classes: np.ndarray) -> None:
@@ -89,7 +73,7 @@ def draw_roc(axis: Axes, y_true: np.ndarray, probabilities: np.ndarray, classes:
     for k, label in enumerate(classes):
         false_rate, true_rate, _ = roc_curve(y_true == label, probabilities[:, k])
         area = np.trapezoid(true_rate, false_rate)
-        colour = CLASS_COLOURS[int(label) % len(CLASS_COLOURS)]
+        colour = LABEL_COLOURS[int(label) % len(LABEL_COLOURS)]
         axis.plot(false_rate, true_rate, color=colour, lw=1.6, label=f"label {label}: {area:.2f}")
     axis.set(
         xlim=(0, 1), ylim=(0, 1.01), xlabel="false positive rate", ylabel="true positive rate", aspect="equal"
@@ -117,31 +101,36 @@ def draw_versions(axis: Axes, versions: list[tuple[str, dict]], baselines: dict,
         axis.plot(value, position, "o", color=colour, ms=5.5)
     axis.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axis.set(xlabel=METRIC_NAMES[metric])
-    axis.grid(axis="x", color="#e6e6e6", lw=0.8)
+    axis.grid(axis="x", color=FAINT, lw=0.8)
     axis.set_axisbelow(True)
 
 
-def draw_all(folder: Path, dataset: Dataset, outcome: dict) -> None:
-    """Write the figures of the task into `folder`."""
-    results, classes, predicted = outcome["results"], outcome["classes"], outcome["on_test"]
-    y = dataset.y[outcome["split"].test]
-    if dataset.task == "classification":
-        figure, (axis,) = new_figure(4.2, 4.0)
-        draw_confusion(axis, y, predicted["label"], classes)
-        save(figure, folder / "confusion.png")
-        figure, (axis,) = new_figure(4.2, 4.0)
-        draw_calibration(axis, y, predicted["probabilities"], classes)
-        save(figure, folder / "calibration.png")
-        figure, (axis,) = new_figure(4.2, 4.0)
-        draw_roc(axis, y, predicted["probabilities"], classes)
-        save(figure, folder / "roc.png")
+def draw_comparison(
+    path: Path, versions: list[tuple[str, dict]], baselines: dict, metrics: Sequence[str]
+) -> None:
+    """Write the figure that sets versions, (label, results.json) each, above the baselines of one of them."""
+    figure, axes = new_figure(8.6, 1.6 + 0.32 * (len(versions) + len(baselines)), columns=len(metrics))
+    for axis, metric in zip(axes, metrics):
+        draw_versions(axis, versions, baselines, metric)
+    for axis in axes[1:]:
+        axis.set_yticklabels([])
+    save(figure, path)
+
+
+def draw_experiment(folder: Path, y: np.ndarray, predicted: Prediction, results: dict) -> None:
+    """Write the figures of the task into `folder`, from targets and predictions of the test rows."""
+    if predicted.probabilities is None:
+        shown, drawn = ("r2", "spearman"), {"scatter": lambda axis: draw_scatter(axis, y, predicted.label)}
     else:
+        shown, classes = ("accuracy", "kappa"), results["classes"]
+        drawn = {
+            "confusion": lambda axis: draw_confusion(axis, y, predicted.label, classes),
+            "calibration": lambda axis: draw_calibration(axis, y, predicted.probabilities, classes),
+            "roc": lambda axis: draw_roc(axis, y, predicted.probabilities, classes),
+        }
+    for name, draw in drawn.items():
         figure, (axis,) = new_figure(4.2, 4.0)
-        draw_scatter(axis, y, predicted["label"])
-        save(figure, folder / "scatter.png")
-    shown = ("accuracy", "kappa") if dataset.task == "classification" else ("r2", "spearman")
-    figure, axes = new_figure(8.4, 2.8, columns=2)
-    for axis, metric in zip(axes, shown):
-        draw_versions(axis, [(results["config"]["model"], results)], results["baselines"], metric)
-    axes[1].set_yticklabels([])
-    save(figure, folder / "baselines.png")
+        draw(axis)
+        save(figure, folder / f"{name}.png")
+    versions = [(results["config"]["model"], results)]
+    draw_comparison(folder / "baselines.png", versions, results["baselines"], shown)

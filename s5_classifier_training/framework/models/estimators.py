@@ -1,26 +1,14 @@
-"""The models an experiment can name, each a scikit-learn pipeline that scales inside the split."""
+"""The estimators of our own, in scikit-learn's manner: what model files may hold besides scikit-learn's."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import warnings
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.feature_selection import SelectKBest, f_classif, f_regression
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, SVR
-
-CALIBRATION_FOLDS = 5
-GRID_SCORING = {"classification": "accuracy", "regression": "r2"}
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LinearRegression
 
 
 def mean_difference(X: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -89,6 +77,8 @@ class OrdinalLogistic(ClassifierMixin, BaseEstimator):
             method="L-BFGS-B",
             options={"maxiter": self.max_iter},
         )
+        if not fitted.success:
+            warnings.warn(f"ordinal did not converge: {fitted.message}", ConvergenceWarning, stacklevel=2)
         self.coef_ = fitted.x[: X.shape[1]]  # [d]
         self.thresholds_ = self._thresholds(fitted.x[X.shape[1] :])  # [K - 1]
         return self
@@ -130,9 +120,7 @@ class OrdinalLogistic(ClassifierMixin, BaseEstimator):
 
 
 class _MLP(BaseEstimator):
-    """One hidden ReLU layer with dropout, trained full-batch by AdamW; the weights are kept as NumPy
-    arrays.
-    """
+    """One hidden ReLU layer with dropout, trained full-batch by AdamW; its weights are NumPy arrays."""
 
     def __init__(
         self,
@@ -206,147 +194,3 @@ class MLPRegressor(RegressorMixin, _MLP):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         return self._forward(X)[:, 0] * self.scale_ + self.mean_
-
-
-# Our own types that may be inside a model file; everything else in it has to be scikit-learn's or NumPy's.
-OWN_TYPES = (DiffMeansClassifier, DiffMeansRegressor, OrdinalLogistic, MLPClassifier, MLPRegressor)
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """How a model name becomes an estimator for each task, with this project's defaults."""
-
-    builders: dict[str, Callable[..., BaseEstimator]]  # task -> class
-    defaults: dict[str, object] = field(default_factory=dict)
-    rotates: bool = (
-        False  # unchanged by an orthogonal map of the inputs: reduce wide inputs to the rows' span
-    )
-    calibrated: bool = False  # has no probabilities of its own
-    seeded: str | None = None  # name of the seed argument
-
-
-MODELS = {
-    # C is small because the inputs outnumber the sentences: standardised rows have length sqrt(n_inputs).
-    "logistic": ModelSpec(
-        {"classification": LogisticRegression}, {"C": 0.001, "max_iter": 2000}, rotates=True
-    ),
-    "ordinal": ModelSpec({"classification": OrdinalLogistic}, {"C": 0.001}, rotates=True),
-    "ridge": ModelSpec({"regression": Ridge}, {"alpha": 1000.0}),
-    "linear_svm": ModelSpec(
-        {"classification": SVC, "regression": SVR}, {"kernel": "linear", "C": 0.001}, True, True
-    ),
-    "rbf_svm": ModelSpec(
-        {"classification": SVC, "regression": SVR}, {"kernel": "rbf", "C": 1.0}, False, True
-    ),
-    "random_forest": ModelSpec(
-        {"classification": RandomForestClassifier, "regression": RandomForestRegressor},
-        {"n_estimators": 300},
-        seeded="random_state",
-    ),
-    "diff_means": ModelSpec({"classification": DiffMeansClassifier, "regression": DiffMeansRegressor}),
-    "mlp": ModelSpec({"classification": MLPClassifier, "regression": MLPRegressor}, seeded="seed"),
-}
-
-
-def models_for(task: str) -> list[str]:
-    """Names of the models that can do `task`."""
-    return [name for name, spec in MODELS.items() if task in spec.builders]
-
-
-def parameter_names(model: str, task: str) -> list[str]:
-    """Parameters that a configuration may set; the kernel is the model's name and the seed the
-    experiment's.
-    """
-    spec = MODELS[model]
-    accepted = inspect.signature(spec.builders[task]).parameters
-    fixed = {
-        "kernel",
-        "probability",
-        "random_state",
-        "seed",
-        "break_ties",
-        "decision_function_shape",
-        "verbose",
-    }
-    return sorted(set(accepted) - fixed - {"n_jobs"})
-
-
-def build_pipeline(
-    model: str, task: str, parameters: dict, *, select_k: int | None, wide: bool, seed: int
-) -> Pipeline:
-    """Scaler, optional selection of the `select_k` inputs with the largest F, and the model.
-
-    `wide` says that there are more inputs than rows. Models that a rotation does not change then work in
-    the at most n - 1 dimensions that the training rows span: the same fit, many times faster.
-    """
-    spec = MODELS[model]
-    steps: list[tuple[str, BaseEstimator]] = [("scale", StandardScaler())]
-    if select_k is not None:
-        steps.append(
-            ("select", SelectKBest(f_classif if task == "classification" else f_regression, k=select_k))
-        )
-    if spec.rotates and wide:
-        steps.append(("span", PCA(svd_solver="full")))
-    arguments = {**spec.defaults, **parameters}
-    if spec.seeded:
-        arguments[spec.seeded] = seed
-    if spec.builders[task] is SVC:
-        arguments["break_ties"] = True  # so that the prediction is the class of the largest decision value
-    steps.append(("model", spec.builders[task](**arguments)))
-    return Pipeline(steps)
-
-
-def grouped_folds(
-    strata: np.ndarray, groups: np.ndarray, n_folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Row indices (train, test) of each fold; classes are balanced and no group is on both sides."""
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(len(strata)), strata, groups))
-
-
-def fit_model(
-    model: str,
-    task: str,
-    parameters: dict,
-    grid: dict[str, list],
-    X: np.ndarray,
-    y: np.ndarray,
-    *,
-    strata: np.ndarray,
-    groups: np.ndarray,
-    folds: int,
-    seed: int,
-    select_k: int | None = None,
-) -> BaseEstimator:
-    """Fit on these rows alone; the search over `grid` and calibration use grouped inner folds.
-
-    X float [n, d], y [n], `strata` int [n] balances the inner folds. Returns a fitted estimator with
-    `predict` and, for classification, `predict_proba`.
-    """
-    n_used = select_k if select_k is not None else X.shape[1]
-    pipeline = build_pipeline(model, task, parameters, select_k=select_k, wide=n_used >= len(y), seed=seed)
-    if grid:
-        # One inner loop of nested cross-validation; the caller's folds are the outer loop.
-        search = GridSearchCV(
-            pipeline,
-            {f"model__{name}": values for name, values in grid.items()},
-            scoring=GRID_SCORING[task],
-            cv=grouped_folds(strata, groups, folds, seed),
-            refit=False,
-            error_score="raise",
-        ).fit(X, y)
-        pipeline = pipeline.set_params(**search.best_params_)
-    if MODELS[model].calibrated and task == "classification":
-        # Temperature scaling keeps the predicted class (Guo et al., arXiv 1706.04599).
-        inner = grouped_folds(strata, groups, CALIBRATION_FOLDS, seed)
-        calibrated = CalibratedClassifierCV(pipeline, method="temperature", cv=inner, ensemble=False).fit(
-            X, y
-        )
-        return calibrated.set_params(cv=None)  # the folds are indices into these rows: not part of the model
-    return pipeline.fit(X, y)
-
-
-def chosen_parameters(fitted: BaseEstimator) -> dict:
-    """Parameters of the final model step, after any search."""
-    pipeline = fitted.estimator if isinstance(fitted, CalibratedClassifierCV) else fitted
-    return pipeline.named_steps["model"].get_params()

@@ -6,30 +6,11 @@ computed on the rows repeated as often as their weight says.
 """
 
 import numpy as np
+from twins_s5.group_statistics import weighted_auroc
 
 CLASSIFICATION = ("accuracy", "macro_f1", "kappa", "mae", "spearman", "log_loss", "brier", "auroc")
 REGRESSION = ("mae", "rmse", "r2", "spearman")
 LOWER_IS_BETTER = ("mae", "rmse", "log_loss", "brier")
-
-
-def bootstrap_weights(groups: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Resample groups with replacement; float64 [n_resamples, n], equal for the rows of one group.
-
-    The cluster bootstrap (Davison & Hinkley 1997, section 3.8): sentences of one scene are not independent,
-    so whole scenes are drawn.
-    """
-    _, group_of_row = np.unique(groups, return_inverse=True)  # [n]
-    n_groups = int(group_of_row.max()) + 1
-    counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_resamples)  # [B, n_groups]
-    return counts[:, group_of_row].astype(np.float64)
-
-
-def percentile_interval(resampled: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval over the resamples in which the metric has a value; NaN where none has."""
-    if np.isnan(resampled).all():
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def confusion_counts(
@@ -89,18 +70,6 @@ def spearman(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weighted_pearson(weighted_ranks(a, weights), weighted_ranks(b, weights), weights)
 
 
-def auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve, ties counting one half, [B]; NaN where a resample lacks one side.
-
-    `positive` is bool [n]. Computed as the Mann-Whitney statistic from ranks.
-    """
-    up = weights[:, positive].sum(axis=1)  # [B]
-    down = weights[:, ~positive].sum(axis=1)
-    rank_sum = (weights * weighted_ranks(scores, weights))[:, positive].sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (rank_sum - up * (up + 1) / 2) / (up * down)
-
-
 def classification_metrics(
     y_true: np.ndarray,
     y_pred: np.ndarray,
@@ -120,7 +89,7 @@ def classification_metrics(
     onehot = np.eye(len(classes))[true_codes]  # [n, K]
     tiny = np.finfo(np.float64).eps
     own = np.clip(probabilities[np.arange(len(y_true)), true_codes], tiny, 1 - tiny)  # [n]
-    by_class = [auroc(true_codes == k, probabilities[:, k], weights) for k in range(len(classes))]
+    by_class = [weighted_auroc(probabilities[:, k], true_codes == k, weights) for k in range(len(classes))]
     return {
         "accuracy": accuracy(confusion),
         "macro_f1": macro_f1(confusion),
