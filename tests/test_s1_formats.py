@@ -12,10 +12,11 @@ import pytest
 import scipy.sparse
 import torch
 from autoencoders.configurations import Configurations
-from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens
+from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens, sae_lens_weights_id
 from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registry
 from autoencoders.sae_source import SaeSource
 from extract_sae_features import main
+from hub.encoder_cache import sae_repository
 from huggingface_hub import constants
 from loopback_hub import Repository, talking_to_loopback
 from sae_lens import (
@@ -406,6 +407,27 @@ def test_gemma_scope_2_from_an_empty_cache_and_offline(release, hub, scope_2, x)
     assert read(None, SMALL, release=release, layer=5).sha256() != encoder.sha256()  # online again
 
 
+def test_what_identifies_an_sae_changes_with_its_weights(hub, scope_2, tmp_path):
+    def weights_id(offline=False) -> str:
+        sae_repository.cache_clear()
+        return sae_lens_weights_id(MEDIUM, SCOPE_2, local_files_only=offline)
+
+    read(None, MEDIUM, release=SCOPE_2, layer=5)
+    before = weights_id()
+    assert before == weights_id(offline=True) != sae_lens_weights_id(SMALL, SCOPE_2, local_files_only=False)
+    hub.repositories[SCOPE_2].commit = "d" * 40
+    assert weights_id() == before
+    weights = load_file(scope_2 / MEDIUM / "params.safetensors")
+    save_file(weights | {"b_enc": weights["b_enc"] + 1}, scope_2 / MEDIUM / "params.safetensors")
+    assert weights_id() != before
+
+    ids = []
+    for seed in (0, 0, 1):
+        random_sae("gated", seed=seed).save_model(tmp_path / "sae")
+        ids.append(sae_lens_weights_id("sae", str(tmp_path), local_files_only=False))
+    assert ids[0] == ids[1] != ids[2]
+
+
 def test_gemma_scope_2_is_what_sae_lens_alone_loads(hub, scope_2, x):
     """sae-lens asks for the shapes by requests of its own; that they are read elsewhere changes nothing."""
     alone = SAE.from_pretrained("gemma-scope-2-270m-pt-res", MEDIUM.removeprefix("resid_post/"))
@@ -603,7 +625,7 @@ def test_sae_release_takes_a_name_of_the_registry(tmp_path):
     other = Configurations(where, "llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", True, ())
 
     def place(release, configurations):
-        return SaeSource.of(configurations, release, None, False).place
+        return SaeSource.of(configurations, release).place
 
     for named in (None, "gemma-scope-2b-pt-res", "google/gemma-scope-2b-pt-res"):
         assert place(named, scope) == "google/gemma-scope-2b-pt-res"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extract_sae_features import main
 from hub import encoder_cache
 from hub.encoder_cache import sae_repository
 from hub.failures import named_failures
@@ -341,6 +342,46 @@ def test_a_cut_connection_is_found_below_what_transformers_makes_of_it():
 
     with pytest.raises(FileNotFoundError, match=r"^tiny/model: the connection to .* \(peer closed\): check"):
         load()
+
+
+@pytest.fixture
+def extraction(hub, tmp_path, tiny_gemma2, capsys):
+    """`run(*more)`: exit status, output and error of a run into one folder, its SAEs from `tiny/scope`."""
+    configurations = json.loads((tmp_path / "scope/configurations.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(configurations | {"repo_id": "tiny/scope"}))
+    csv = tmp_path / "s.csv"
+    csv.write_text("sentence,concept_strength_label\nThe shop was closed.,0\nShe had never gone there.,3\n")
+
+    def run(*more):
+        sae_repository.cache_clear()
+        given = ["--input", csv, "--output", tmp_path / "out", "--model", tiny_gemma2, "--device", "cpu"]
+        code = main([str(argument) for argument in [*given, "--config", tmp_path / "c.json", *more]])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_naming_the_repository_that_is_the_default_changes_nothing(hub, extraction):
+    assert "2 SAEs new" in extraction()[1]
+    hub.requests.clear()
+    code, out, _ = extraction("--sae-release", "tiny/scope")
+    assert code == 0
+    assert "0 SAEs new" in out
+    assert not gets(hub)
+
+
+def test_another_revision_with_the_same_weights_is_accepted_with_others_refused(hub, extraction):
+    assert extraction()[0] == 0
+    for commit in ("d" * 40, "e" * 40):
+        hub.repositories["tiny/scope"].commit = commit
+        code, out, err = extraction("--sae-revision", commit)
+        if commit == "d" * 40:
+            assert (code, err) == (0, "")
+            arrays = dict(np.load(source(hub)))
+            np.savez(source(hub), **(arrays | {"threshold": arrays["threshold"] + 1}))
+    assert (code, out) == (2, "")
+    assert "layer_1_l0_6.npz" in err
+    assert "with other weights" in err
 
 
 WORKER = """

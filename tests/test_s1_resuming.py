@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy.sparse
 from extract_sae_features import main
 from input_sentences.labelled_csv import read_labelled_sentences
 from input_sentences.sentence_groups import sentence_groups
+from language_model import fingerprint
 from safetensors.torch import load_file, save_file
 from tiny_models import write_tiny_saes
 
@@ -153,6 +155,26 @@ def test_a_local_model_with_other_weights_is_refused(labelled_csv, model, tiny_s
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     capsys.readouterr()
     refused(capsys, run(labelled_csv, tmp_path / "out", model, tiny_saes), "model_fingerprint", "--overwrite")
+
+
+def test_of_a_large_file_of_weights_samples_are_hashed(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "WHOLE_BYTES", 100)
+    monkeypatch.setattr(fingerprint, "STRIDE", 100)
+    monkeypatch.setattr(fingerprint, "SAMPLE", 10)
+    content = bytearray(1005)
+
+    def digest(changed: int | None = None, name="model.safetensors", size=1005) -> str:
+        changed_content = content.copy()
+        if changed is not None:
+            changed_content[changed] = 1
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        (folder / name).write_bytes(changed_content[:size])
+        (folder / "config.json").write_text(str(folder))
+        return fingerprint.weights_fingerprint(folder)
+
+    assert digest() == digest() == digest(50)
+    others = [digest(5), digest(105), digest(1004), digest(size=1004), digest(name="model-1.safetensors")]
+    assert len({digest(), *others}) == 6
 
 
 def test_a_folder_has_one_writer(labelled_csv, folder, tiny_gemma2, tiny_saes, capsys):

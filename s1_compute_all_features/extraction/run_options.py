@@ -14,8 +14,11 @@ from twins_s1.provenance import plain_arguments
 
 STAGE = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = "google/gemma-2-2b"
-CONFIGURATIONS = {DEFAULT_MODEL: STAGE / "gemma_scope_16k_configurations.json"}
 DEMO = STAGE / "demo"
+CONFIGURATIONS = {
+    DEFAULT_MODEL: STAGE / "gemma_scope_16k_configurations.json",
+    DEMO_MODEL_ID: DEMO / "demo_configurations.json",
+}
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -81,24 +84,26 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         ValueError, FileNotFoundError: a file is missing or wrong, or nothing says which SAEs are meant.
     """
     sentences = read_labelled_sentences(args.input) if args.input is not None else None
-    model, config, release = args.model, args.config, args.sae_release
-    name = model
-    if args.demo:
-        model, name = str(demo_model_folder()), DEMO_MODEL_ID
-        config, release = config or DEMO / "demo_configurations.json", release or str(DEMO)
-    config = config or CONFIGURATIONS.get(model)
+    place, name = (str(demo_model_folder()), DEMO_MODEL_ID) if args.demo else (args.model, args.model)
+    config = args.config or CONFIGURATIONS.get(name)
     if config is None:
         raise ValueError(
-            f"no SAE configurations belong to {model}: name a file with --config "
+            f"no SAE configurations belong to {name}: name a file with --config "
             "(build_configurations.py writes one)"
         )
     configurations = read_configurations(config)
-    saes = SaeSource.of(configurations, release, args.sae_revision, args.local_files_only)
+    saes = SaeSource.of(
+        configurations,
+        args.sae_release,
+        args.sae_revision,
+        args.local_files_only,
+        default_place=str(DEMO) if args.demo else None,
+    )
     return Plan(
         arguments=plain_arguments(args),
         sentences=sentences,
         output=args.output,
-        model=ModelSource(model, name, args.revision, args.local_files_only),
+        model=ModelSource(place, name, args.revision, args.local_files_only),
         configurations=configurations,
         saes=saes,
         chosen_layers=args.layers,

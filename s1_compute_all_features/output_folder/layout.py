@@ -14,7 +14,6 @@ SCRATCH = "scratch"  # what a run that is not finished knows of its finished SAE
 RESIDUAL_STREAM = "residual_stream"  # in float32, from which SAEs are encoded, now and when the folder grows
 INPUTS = "inputs.json"  # what the folder's content depends on, written before anything else
 LOCK = ".lock"
-# In the order in which a run that starts anew deletes them: without run.json nothing counts as finished.
 FILES = ("run.json", "sentences.csv", "tokens.npz", "embeddings.npz", INPUTS)
 FOLDERS = (SCRATCH, RESIDUAL_STREAM, "hidden_states", "sae_activations")
 
@@ -70,11 +69,11 @@ def require_ours_or_empty(folder: Path) -> None:
 
 
 def delete_content(folder: Path) -> None:
-    for name in FILES[:1]:
-        (folder / name).unlink(missing_ok=True)
+    """Delete what runs wrote, run.json first: without it nothing counts as finished."""
+    (folder / "run.json").unlink(missing_ok=True)
     for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in FILES[1:]:
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)
 
 
