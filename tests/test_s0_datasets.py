@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_audit import text_baselines
+from audit.text_models import text_baselines
 from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import CountVectorizer
 
