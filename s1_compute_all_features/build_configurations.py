@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from feature_files import write_json
-from sae_lens_formats import WEIGHTS, format_of, layer_of_hook, registry, releases_of
+from autoencoders.sae_lens_registry import WEIGHTS, format_of, layer_of_hook, registry, releases_of
+from twins_s1.atomic_files import write_json
 
 OTHER_SITES = re.compile(r"(?<![a-z])(mlp|attn?|transcoder|clt|embedding|resid_mid)", re.IGNORECASE)
 

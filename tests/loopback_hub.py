@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-from hub_files import sae_repository
+from hub.encoder_cache import sae_repository
 from huggingface_hub import constants
 
 READER, STRANGER = "hf_reader", "hf_stranger"  # accounts with and without access to gated repositories

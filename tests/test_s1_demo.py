@@ -8,8 +8,8 @@ import build_configurations
 import numpy as np
 import pytest
 import scipy.sparse
+from autoencoders.configurations import read_configurations
 from extract_sae_features import main
-from sae_encoder import read_configurations
 
 ROOT = Path(__file__).resolve().parents[1]
 S1 = ROOT / "s1_compute_all_features"
@@ -68,16 +68,19 @@ def demo_features(tmp_path_factory):
     return folder / "few_features"
 
 
+@pytest.mark.slow
 def test_the_embedded_default_runs_and_has_the_sparsity_it_was_trained_for(demo_features):
     run = json.loads((demo_features / "run.json").read_text(encoding="utf-8"))
     assert (run["n_sentences"], run["n_layers"], run["d_model"]) == (24, 18, 640)
     assert len(run["saes"]) == len(CONFIGURATIONS["saes"])
+    assert {sae["sae_release"] for sae in run["saes"]} == {CONFIGURATIONS["release"]}
     for sae in run["saes"]:
         matrix = scipy.sparse.load_npz(demo_features / sae["file"])
         assert matrix.shape == (run["n_tokens"], sae["d_sae"])
         assert 0.5 * sae["average_l0"] < matrix.nnz / run["n_tokens"] < 2 * sae["average_l0"]
 
 
+@pytest.mark.slow
 def test_shipped_saes_reconstruct_the_residual_stream(demo_features):
     """Encoding, thresholds and decoder fit together: most of the variance of new sentences is explained."""
     run = json.loads((demo_features / "run.json").read_text(encoding="utf-8"))
@@ -92,6 +95,7 @@ def test_shipped_saes_reconstruct_the_residual_stream(demo_features):
         assert explained > 0.6, (sae["sae_id"], explained)
 
 
+@pytest.mark.slow
 def test_hidden_states_that_overflow_float16_are_stored_as_float32(demo_features):
     stored = [np.load(f)["hidden_states"] for f in (demo_features / "hidden_states").iterdir()]
     for values in stored:

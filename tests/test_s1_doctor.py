@@ -6,29 +6,29 @@ import re
 import shutil
 import tomllib
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import doctor
 import numpy as np
 import pytest
-import residual_stream
 import torch
-from doctor import (
-    CHECKS,
-    MINIMUM_PYTHON,
-    MINIMUM_VERSIONS,
-    SENTENCES,
-    main,
-    ranges,
-    relative_difference,
-    size,
-)
+from doctor import main
 from extract_sae_features import main as extract
-from hub_files import sae_repository
+from hub.encoder_cache import sae_repository
+from language_model.model_source import ModelSource
+from language_model.tokens import TokenizedSentences
 from loopback_hub import Repository, talking_to_loopback
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from preflight import examination, machine_checks, size_estimates, source_checks
+from preflight.computation_checks import relative_difference
+from preflight.doctor_checks import CHECKS
+from preflight.examination import SENTENCES, Examination, ranges, size
+from preflight.machine_checks import MINIMUM_PYTHON, MINIMUM_VERSIONS, check_memory
+from preflight.size_estimates import memory_needed, output_bytes
 from tiny_models import write_tiny_saes
+from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
 Usage = namedtuple("Usage", "total used free")
@@ -102,8 +102,8 @@ def test_all_is_well(examine, tmp_path):
 def plans(monkeypatch):
     """The plans that checks of disk space have seen."""
     seen = []
-    plain = doctor.output_bytes
-    monkeypatch.setattr(doctor, "output_bytes", lambda plan: seen.append(plan) or plain(plan))
+    plain = size_estimates.output_bytes
+    monkeypatch.setattr(size_estimates, "output_bytes", lambda plan: seen.append(plan) or plain(plan))
     return seen
 
 
@@ -123,7 +123,7 @@ def test_mean_l0_and_disk_space_are_those_of_the_extraction(
     def written(where: str) -> int:
         return sum(file.stat().st_size for file in (tmp_path / "out").glob(where))
 
-    estimate = doctor.output_bytes(plans[0])
+    estimate = output_bytes(plans[0])
     assert written("residual_stream/layer_*") == pytest.approx(estimate["residual stream"], rel=0.02)
     assert written("hidden_states/*") == pytest.approx(estimate["hidden states"], rel=0.05)
     assert written("embeddings.npz") == pytest.approx(estimate["embeddings"] * 2 / 6, rel=0.05)
@@ -236,10 +236,10 @@ def test_two_bos_are_seen(examine, monkeypatch):
         ids = np.insert(tokenized.token_ids, 0, tokenized.bos_id)
         offsets = tokenized.sentence_offsets + (np.arange(len(tokenized.sentence_offsets)) > 0)
         tokens = np.insert(tokenized.tokens, 0, "<bos>")
-        return residual_stream.TokenizedSentences(ids, tokens, offsets, tokenized.bos_id)
+        return TokenizedSentences(ids, tokens, offsets, tokenized.bos_id)
 
-    plain = residual_stream.tokenize
-    monkeypatch.setattr(residual_stream, "tokenize", twice)
+    plain = examination.tokenize
+    monkeypatch.setattr(examination, "tokenize", twice)
     only_failure(*examine(), "BOS", "[2, 2, ", "one BOS (2)", "uv sync")
 
 
@@ -252,7 +252,7 @@ def test_no_disk_space(examine, monkeypatch):
 
 def test_little_disk_space_is_a_warning(examine, plans, monkeypatch):
     examine()
-    total = sum(doctor.output_bytes(plans[0]).values())
+    total = sum(output_bytes(plans[0]).values())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, total + 1))
     code, table = examine()
     assert code == 0
@@ -261,7 +261,7 @@ def test_little_disk_space_is_a_warning(examine, plans, monkeypatch):
 
 
 def test_no_memory(examine, monkeypatch):
-    monkeypatch.setattr(doctor, "main_memory_free", lambda: 10**5)
+    monkeypatch.setattr(machine_checks, "main_memory_free", lambda: 10**5)
     code, table = examine()
     only_failure(code, table, "memory", "1 MB free", "--dtype bfloat16", "--batch-tokens")
     assert {"model", "hidden states", "BOS"} <= not_checked(table)
@@ -270,28 +270,33 @@ def test_no_memory(examine, monkeypatch):
 
 def test_memory_of_a_gpu_holds_model_or_sae_and_main_memory_the_rest(examine, plans, monkeypatch):
     examine()
-    plan = plans[0]
-    plan.device = torch.device("cuda")
-    weights = 4 * plan.skeleton.num_parameters()
-    on_device, beside = doctor.memory_needed(plan)
+    skeleton = AutoModelForCausalLM.from_config(plans[0].config)
+    weights = 4 * skeleton.num_parameters()
+
+    def on_cuda(dtype):
+        compute = replace(plans[0].compute, dtype_name=dtype)
+        vars(compute)["device"] = torch.device("cuda")
+        return replace(plans[0], compute=compute)
+
+    on_device, beside = memory_needed(on_cuda("float32"), weights // 4)
     assert on_device > weights
     assert beside >= weights, "they pass through main memory"
-    plan.args.dtype = "bfloat16"
-    assert doctor.memory_needed(plan)[0] == on_device / 2
+    assert memory_needed(on_cuda("bfloat16"), weights // 4)[0] == on_device / 2
+    exam = Examination(on_cuda("bfloat16"), skeleton)
     for free, expected in ((on_device, "ok"), (0.52 * on_device, "warning")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (int(free), 10**12))
-        assert doctor.check_memory(plan)[0] == expected
+        assert check_memory(exam)[0] == expected
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (on_device // 3, 10**12))
     with pytest.raises(ValueError, match=r"cuda: about .* needed, .* free: --dtype bfloat16"):
-        doctor.check_memory(plan)
+        check_memory(exam)
 
 
 def test_main_memory_of_this_machine():
-    assert 0 < doctor.main_memory_free() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < machine_checks.main_memory_free() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_large_model_on_the_cpu_is_a_warning(examine, monkeypatch):
-    monkeypatch.setattr(doctor, "LARGE_FOR_A_CPU", 1000)
+    monkeypatch.setattr(machine_checks, "LARGE_FOR_A_CPU", 1000)
     code, table = examine()
     assert code == 0
     assert table["memory"][0] == "warning"
@@ -308,7 +313,7 @@ def test_read_only_output(examine, monkeypatch):
     def read_only(**_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(machine_checks.tempfile, "TemporaryFile", read_only)
     only_failure(*examine(), "output folder", "Read-only file system", "another --output")
 
 
@@ -352,13 +357,13 @@ def test_attention_that_ignores_the_mask(examine, monkeypatch):
 
 def changed_stream(monkeypatch, change):
     """Let `change(key, values, model)` replace what residual_stream_batches yields."""
-    plain = residual_stream.residual_stream_batches
+    plain = examination.residual_stream_batches
 
     def changed(model, *args):
         for rows, states in plain(model, *args):
             yield rows, {key: change(key, values, model) for key, values in states.items()}
 
-    monkeypatch.setattr(residual_stream, "residual_stream_batches", changed)
+    monkeypatch.setattr(examination, "residual_stream_batches", changed)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5], ids=["norm of weight 1", "norm of weight 1.5"])
@@ -404,7 +409,7 @@ def test_out_of_device_memory(examine, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
-    monkeypatch.setattr(residual_stream, "load_weights", full)
+    monkeypatch.setattr(ModelSource, "load_weights", full)
     only_failure(*examine(), "model", "out of memory. Tried", "--device cpu")
 
 
@@ -412,7 +417,7 @@ def test_no_block_list(examine, monkeypatch):
     def none(_):
         raise ValueError("Odd: no list of 4 blocks found")
 
-    monkeypatch.setattr(residual_stream, "decoder_and_blocks", none)
+    monkeypatch.setattr(source_checks, "decoder_and_blocks", none)
     code, table = examine()
     only_failure(code, table, "block list", "no list of 4 blocks")
     assert table["SAE file"][0] == "ok"
@@ -482,13 +487,17 @@ def test_offline_with_a_model_cached_in_part(examine, hub, hub_options, tmp_path
     assert table["SAE access"][1] == "tiny/scope: 1 of 1 cached"
 
 
-def test_bytes_to_fetch_from_the_hub(examine, hub, hub_options, plans):
+def test_bytes_to_fetch_from_the_hub(examine, hub, hub_options, monkeypatch):
+    needs, plain = [], machine_checks.disk_needs
+    monkeypatch.setattr(machine_checks, "disk_needs", lambda *a: needs.append(plain(*a)) or needs[-1])
     code, table = examine(**hub_options)
     assert code == 0, table
     assert "access given" in table["model access"][1]
     assert "SAEs to fetch 1 MB" in table["disk space"][1]
     sent = hub.bytes_sent("model.safetensors")
-    assert plans[0].model_bytes_to_fetch == pytest.approx(sent, rel=0.1)
+    what, _, n_bytes = needs[0][0]
+    assert what == "model to fetch"
+    assert n_bytes == pytest.approx(sent, rel=0.1)
     assert not [r for r in hub.requests if "layer_3" in r.path and r.method == "GET"], "one SAE is enough"
 
     sae_repository.cache_clear()
@@ -529,7 +538,7 @@ def test_ctrl_c(capsys, monkeypatch, tiny_gemma2, tiny_saes):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(residual_stream, "read_config", interrupted)
+    monkeypatch.setattr(ModelSource, "read_config", interrupted)
     config = tiny_saes / "configurations.json"
     assert (
         main(["--model", str(tiny_gemma2), "--config", str(config), "--sae-release", str(tiny_saes)]) == 130

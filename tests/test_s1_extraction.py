@@ -5,37 +5,35 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 import zipfile
 from pathlib import Path
 
-import feature_files
 import numpy as np
 import pandas as pd
 import pytest
-import residual_stream
-import sae_encoder
 import scipy.sparse
 import torch
-from extract_sae_features import layer_list, layer_tokens, main
-from feature_files import (
+from autoencoders.configurations import SaeEntry
+from autoencoders.jump_relu import JumpReluEncoder, read_encoder
+from extract_sae_features import main
+from extraction import sae_pass
+from extraction.sae_pass import LayerTokens
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from input_sentences.labelled_csv import read_labelled_sentences
+from input_sentences.sentence_groups import sentence_groups
+from language_model.model_source import ModelSource, load_model
+from language_model.residual_stream import EMBEDDINGS, decoder_and_blocks, residual_stream_batches
+from language_model.tokens import pack_batches, tokenize
+from output_folder import arrays
+from output_folder.arrays import (
     CsrWriter,
     create_rows,
     finish_rows,
-    read_labelled_sentences,
     row_chunks,
-    sentence_groups,
     write_half_if_finite,
     write_rows,
-)
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from residual_stream import (
-    EMBEDDINGS,
-    decoder_and_blocks,
-    load_model,
-    pack_batches,
-    residual_stream_batches,
-    tokenize,
 )
 from tiny_models import write_tiny_saes
 
@@ -182,6 +180,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert saes[0] == saes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_after",
     [
@@ -213,13 +212,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     # Writing `killed_after` kills the process as `kill -9` would: no handler runs, no buffer is flushed.
     script = f"""
 import os, sys
-import feature_files
 replace = os.replace
 def replace_then_die(source, target):
     replace(source, target)
     if str(target).endswith({killed_after!r}):
         os.kill(os.getpid(), 9)
-feature_files.os.replace = replace_then_die
+os.replace = replace_then_die
 import extract_sae_features
 sys.exit(extract_sae_features.main({[str(a) for a in arguments]!r}))
 """
@@ -236,6 +234,7 @@ sys.exit(extract_sae_features.main({[str(a) for a in arguments]!r}))
         assert (folder / killed_after).stat().st_mtime_ns == written, "a finished SAE was encoded again"
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(labelled_csv, extracted, tiny_gemma2, tiny_saes, tmp_path):
     folder = tmp_path / "two"
     stage = Path(main.__globals__["__file__"]).parent
@@ -287,7 +286,7 @@ def forbid_the_model(monkeypatch):
     def load_weights(*_args, **_kwargs):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(residual_stream, "load_weights", load_weights)
+    monkeypatch.setattr(ModelSource, "load_weights", load_weights)
 
 
 def test_more_saes_are_encoded_without_the_model(
@@ -348,14 +347,14 @@ def test_blocks_above_the_last_wanted_layer_are_not_computed(model_and_tokenizer
 
 def scarce_memory(monkeypatch, most_tokens):
     """Let encoding more than `most_tokens` at once fail as a full device does."""
-    activations = sae_encoder.JumpReluEncoder.activations
+    activations = JumpReluEncoder.activations
 
     def activations_if_they_fit(self, x, memory):
         if len(x) > most_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return activations(self, x, memory)
 
-    monkeypatch.setattr(sae_encoder.JumpReluEncoder, "activations", activations_if_they_fit)
+    monkeypatch.setattr(JumpReluEncoder, "activations", activations_if_they_fit)
 
 
 def test_chunks_are_halved_until_they_fit_the_device(
@@ -377,11 +376,64 @@ def test_a_device_too_small_for_one_token_is_named(
     assert (tmp_path / "out/hidden_states/layer_3.npz").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            "cpu: not enough memory (CUDA out of memory.)",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "main memory: not enough"),
+        (MemoryError(), "main memory: not enough memory (MemoryError)"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_named(
+    error, named, labelled_csv, tiny_gemma2, tiny_saes, tmp_path, monkeypatch, capsys
+):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ModelSource, "load_weights", full)
+    failure(capsys, run(labelled_csv, tmp_path / "out", tiny_gemma2, tiny_saes), named)
+
+
 def test_a_layer_held_on_the_device_gives_the_same_tokens(extracted):
     file = extracted / "residual_stream/layer_3.npy"
-    held, read = (layer_tokens(file, torch.device("cpu"), torch.float32, most) for most in (10**9, 0))
+    cpu = torch.device("cpu")
+    held, read = (LayerTokens(cpu, torch.float32, most).of(file) for most in (10**9, 0))
     assert torch.equal(held(5, 40), read(5, 40))
     assert torch.equal(held(0, 40), torch.from_numpy(np.load(file)[:40]))
+
+
+def test_one_encoder_and_one_layer_are_on_the_device_at_a_time(
+    labelled_csv, tiny_gemma2, tiny_saes, tmp_path, monkeypatch
+):
+    placed, rows_read = [], []
+    to, read_rows = JumpReluEncoder.to, sae_pass.read_rows
+
+    def alive(references) -> int:
+        return sum(reference() is not None for reference in references)
+
+    def to_after_the_one_before_has_gone(self, device, dtype):
+        assert alive(placed) == 0
+        on_device = to(self, device, dtype)
+        placed.append(weakref.ref(on_device))
+        return on_device
+
+    def read_after_the_layer_before_has_gone(*args):
+        assert alive(rows_read) == 0
+        rows = read_rows(*args)
+        rows_read.append(weakref.ref(rows))
+        return rows
+
+    monkeypatch.setattr(JumpReluEncoder, "to", to_after_the_one_before_has_gone)
+    assert run(labelled_csv, tmp_path / "out", tiny_gemma2, tiny_saes) == 0
+    assert len(placed) == 3
+    monkeypatch.setattr(sae_pass, "read_rows", read_after_the_layer_before_has_gone)
+    layer = LayerTokens(torch.device("cpu"), torch.float32, most_bytes=10**9)
+    for name in ("layer_0", "layer_3", "layer_3"):
+        assert layer.of(tmp_path / f"out/residual_stream/{name}.npy")(0, 2).shape == (2, 32)
+    assert len(rows_read) == 2
 
 
 def test_an_sae_of_another_release_is_not_taken_for_this_one(
@@ -390,6 +442,8 @@ def test_an_sae_of_another_release_is_not_taken_for_this_one(
     folder = tmp_path / "copy"
     shutil.copytree(extracted, folder)
     other = shutil.copytree(tiny_saes, tmp_path / "other_release")
+    for file in other.rglob("params.npz"):
+        np.savez(file, **(dict(np.load(file)) | {"b_enc": np.zeros(128, np.float32)}))
     failure(
         capsys, run(labelled_csv, folder, tiny_gemma2, other), "layer_0_l0_5.npz", str(tiny_saes), str(other)
     )
@@ -513,6 +567,7 @@ def test_output_that_cannot_be_written(labelled_csv, tiny_gemma2, tiny_saes, tmp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("most_bytes", "named"), [(20_000, "residual_stream/embeddings.npy"), (90_000, "sae_activations/layer_0")]
 )
@@ -561,10 +616,6 @@ def test_gemma_offline_names_the_demo(labelled_csv, tmp_path, capsys, monkeypatc
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     code = main(["--input", str(labelled_csv), "--output", str(tmp_path / "o"), "--local-files-only"])
     failure(capsys, code, "google/gemma-2-2b", "--local-files-only", "--demo")
-
-
-def test_layer_list():
-    assert layer_list("0-3,12,2") == [0, 1, 2, 3, 12]
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 700))
@@ -633,7 +684,7 @@ def test_no_block_list_names_what_was_found():
 
 @pytest.mark.parametrize(("largest", "dtype"), [(65504.0, np.float16), (70000.0, np.float32)])
 def test_hidden_states_are_float16_only_where_all_is_finite_in_it(largest, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_files, "BLOCK_BYTES", 32)  # four rows of two at a time
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 32)  # four rows of two at a time
     values = np.arange(22, dtype=np.float32).reshape(11, 2)
     values[10, 1] = largest
     np.save(tmp_path / "source.npy", values)
@@ -659,7 +710,7 @@ def test_rows_are_filled_in_any_order(tmp_path):
 
 @pytest.mark.parametrize("spool_bytes", [1 << 20, 16])
 def test_csr_writer_gives_what_scipy_reads(spool_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_files, "SPOOL_BYTES", spool_bytes)
+    monkeypatch.setattr(arrays, "SPOOL_BYTES", spool_bytes)
     rng = np.random.default_rng(1)
     dense = rng.normal(size=(50, 30)) * (rng.random((50, 30)) < 0.2)
     dense[7:11] = 0
@@ -688,18 +739,16 @@ def test_groups_join_scenarios_and_near_duplicates(tmp_path):
         "The ferry left the harbour at nine in the morning!,1,other\n"
         "Rain.,0,rain\n"
     )
-    groups = sentence_groups(read_labelled_sentences(path))
+    groups = sentence_groups(read_labelled_sentences(path).table)
     assert groups[0] == groups[1] == groups[2]
     assert groups[3] != groups[0]
-    without = sentence_groups(read_labelled_sentences(path).drop(columns="group"))
+    without = sentence_groups(read_labelled_sentences(path).table.drop(columns="group"))
     assert without[0] == without[2]
     assert len(set(without)) == 3
 
 
 def test_only_encoder_arrays_are_read(tiny_saes, tmp_path):
     """A params.npz whose decoder is garbage is as good as a whole one."""
-    from sae_encoder import SaeEntry, read_encoder
-
     source = tiny_saes / "layer_0/width_128/average_l0_5/params.npz"
     with zipfile.ZipFile(source) as whole, zipfile.ZipFile(tmp_path / "params.npz", "w") as part:
         for name in whole.namelist():

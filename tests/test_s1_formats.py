@@ -7,15 +7,18 @@ import threading
 import warnings
 from pathlib import Path
 
-import extract_sae_features
 import numpy as np
 import pytest
-import sae_lens_formats
 import scipy.sparse
 import torch
+from autoencoders.configurations import Configurations
+from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens, sae_lens_weights_id
+from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registry
+from autoencoders.sae_source import SaeSource
+from extract_sae_features import main
+from hub.encoder_cache import sae_repository
 from huggingface_hub import constants
 from loopback_hub import Repository, talking_to_loopback
-from sae_encoder import Configurations
 from sae_lens import (
     SAE,
     AbsTopKSAE,
@@ -39,12 +42,6 @@ from sae_lens import (
 )
 from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.saes.sae import SAEMetadata
-from sae_lens_formats import (
-    hub_repository,
-    layer_of_hook,
-    read_sae_lens_encoder,
-    require_sae_lens,
-)
 from safetensors.torch import load_file, save_file
 from tiny_models import write_tiny_saes
 
@@ -54,7 +51,6 @@ ARCHITECTURES = {
     "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
     "topk": (TopKSAE, TopKSAEConfig, {"k": 5}),
     "topk rescaled": (TopKSAE, TopKSAEConfig, {"k": 5, "rescale_acts_by_decoder_norm": True}),
-    "abstopk": (AbsTopKSAE, AbsTopKSAEConfig, {"k": 5}),
     "gated": (GatedSAE, GatedSAEConfig, {}),
     "matching_pursuit": (MatchingPursuitSAE, MatchingPursuitSAEConfig, {"max_iterations": 6}),
 }
@@ -333,6 +329,27 @@ def test_local_saes_are_checked_before_hours_are_spent(tmp_path):
         require_sae_lens(["sae", "other"], str(tmp_path), local_files_only=False)
 
 
+def save_abstopk(folder: Path) -> None:
+    metadata = SAEMetadata(hook_name="blocks.2.hook_resid_post")
+    with_random_weights(AbsTopKSAE(AbsTopKSAEConfig(D_MODEL, D_SAE, k=5, metadata=metadata))).save_model(
+        folder
+    )
+
+
+def test_saes_whose_features_have_a_sign_are_refused_before_the_run(tmp_path):
+    save_abstopk(tmp_path / "sae")
+    with pytest.raises(ValueError, match=r"sae/cfg.json: architecture 'abstopk' gives its features a sign"):
+        require_sae_lens(["sae"], str(tmp_path), local_files_only=False)
+
+
+def test_saes_of_a_repository_whose_features_have_a_sign_are_refused_before_the_run(hub, tmp_path):
+    save_abstopk(tmp_path / "own/layer_2")
+    hub.repositories["somebody/own-saes"] = Repository(tmp_path / "own")
+    with pytest.raises(ValueError, match=r"^somebody/own-saes/layer_2/cfg.json: architecture 'abstopk'"):
+        require_sae_lens(["layer_2"], "somebody/own-saes", local_files_only=False)
+    assert not [request for request in hub.requests if request.path.endswith(".safetensors") and request.sent]
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub to which huggingface_hub and sae-lens talk in this process: empty cache, no token, no waits."""
@@ -364,7 +381,7 @@ def scope_2(hub, tmp_path):
 @pytest.mark.parametrize("release", [SCOPE_2, "gemma-scope-2-270m-pt-res"])
 def test_gemma_scope_2_from_an_empty_cache_and_offline(release, hub, scope_2, x):
     require_sae_lens([MEDIUM, SMALL], release, local_files_only=False)
-    assert [request.method for request in hub.requests] == ["HEAD"]  # access is proved by one request
+    assert [request.method for request in hub.requests] == ["HEAD", "HEAD"]  # each SAE is there
     encoder = read(None, MEDIUM, release=release, layer=5)
     params = {
         name: array.double() for name, array in load_file(scope_2 / MEDIUM / "params.safetensors").items()
@@ -388,6 +405,27 @@ def test_gemma_scope_2_from_an_empty_cache_and_offline(release, hub, scope_2, x)
             missing()
     assert not hub.requests
     assert read(None, SMALL, release=release, layer=5).sha256() != encoder.sha256()  # online again
+
+
+def test_what_identifies_an_sae_changes_with_its_weights(hub, scope_2, tmp_path):
+    def weights_id(offline=False) -> str:
+        sae_repository.cache_clear()
+        return sae_lens_weights_id(MEDIUM, SCOPE_2, local_files_only=offline)
+
+    read(None, MEDIUM, release=SCOPE_2, layer=5)
+    before = weights_id()
+    assert before == weights_id(offline=True) != sae_lens_weights_id(SMALL, SCOPE_2, local_files_only=False)
+    hub.repositories[SCOPE_2].commit = "d" * 40
+    assert weights_id() == before
+    weights = load_file(scope_2 / MEDIUM / "params.safetensors")
+    save_file(weights | {"b_enc": weights["b_enc"] + 1}, scope_2 / MEDIUM / "params.safetensors")
+    assert weights_id() != before
+
+    ids = []
+    for seed in (0, 0, 1):
+        random_sae("gated", seed=seed).save_model(tmp_path / "sae")
+        ids.append(sae_lens_weights_id("sae", str(tmp_path), local_files_only=False))
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_gemma_scope_2_is_what_sae_lens_alone_loads(hub, scope_2, x):
@@ -439,9 +477,7 @@ def test_llama_scope_with_the_registrys_scale_folded_in(hub, tmp_path, x):
     hub.repositories["fnlp/Llama3_1-8B-Base-LXR-8x"] = Repository(tmp_path / "llama")
     encoder = read(None, path, release="llama_scope_lxr_8x", layer=3)
     weights = load_file(tmp_path / "llama" / path / "checkpoints/final.safetensors")
-    entry = next(
-        s for s in sae_lens_formats.registry()["llama_scope_lxr_8x"]["saes"] if str(s["path"]) == path
-    )
+    entry = next(s for s in registry()["llama_scope_lxr_8x"]["saes"] if str(s["path"]) == path)
     z = entry["norm_scaling_factor"] * x @ weights["encoder.weight"].T + weights["encoder.bias"]
     expected = torch.where(z > 0.5 * D_MODEL**0.5 / 8, z, 0)
     assert_activations(encoder, x, expected, rtol=1e-4, atol=1e-5)
@@ -571,7 +607,7 @@ def test_the_command_encodes_what_sae_lens_saved(tiny_gemma2, tmp_path):
     (tmp_path / "s.csv").write_text(text)
     arguments = ["--input", tmp_path / "s.csv", "--output", tmp_path / "out", "--model", tiny_gemma2]
     arguments += ["--config", tmp_path / "mixed.json", "--sae-release", tmp_path / "saes", "--device", "cpu"]
-    assert extract_sae_features.main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == 0
     for file, sae in saes.items():
         layer = sae.cfg.metadata.hook_name.split(".")[1]
         states = torch.from_numpy(np.load(tmp_path / f"out/residual_stream/layer_{layer}.npy"))
@@ -584,16 +620,17 @@ def test_the_command_encodes_what_sae_lens_saved(tiny_gemma2, tmp_path):
 
 
 def test_sae_release_takes_a_name_of_the_registry(tmp_path):
-    scope = Configurations("gemma-scope-2b-pt-res", "m", "google/gemma-scope-2b-pt-res", False, ())
-    other = Configurations("llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", True, ())
     where = tmp_path / "c.json"
+    scope = Configurations(where, "gemma-scope-2b-pt-res", "m", "google/gemma-scope-2b-pt-res", False, ())
+    other = Configurations(where, "llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", True, ())
+
+    def place(release, configurations):
+        return SaeSource.of(configurations, release).place
+
     for named in (None, "gemma-scope-2b-pt-res", "google/gemma-scope-2b-pt-res"):
-        assert extract_sae_features.sae_source(named, scope, where) == "google/gemma-scope-2b-pt-res"
-    assert (
-        extract_sae_features.sae_source("gemma-scope-2b-pt-mlp", scope, where)
-        == "google/gemma-scope-2b-pt-mlp"
-    )
-    assert extract_sae_features.sae_source(str(tmp_path), scope, where) == str(tmp_path)
-    assert extract_sae_features.sae_source(None, other, where) == "llama_scope_lxr_8x"
+        assert place(named, scope) == "google/gemma-scope-2b-pt-res"
+    assert place("gemma-scope-2b-pt-mlp", scope) == "google/gemma-scope-2b-pt-mlp"
+    assert place(str(tmp_path), scope) == str(tmp_path)
+    assert place(None, other) == "llama_scope_lxr_8x"
     with pytest.raises(ValueError, match="names no repo_id"):
-        extract_sae_features.sae_source(None, Configurations("x", "m", None, False, ()), where)
+        place(None, Configurations(where, "x", "m", None, False, ()))

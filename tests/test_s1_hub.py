@@ -7,21 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hub_files
 import numpy as np
 import pytest
 import torch
-from hub_files import named_failures, require_hub_file, sae_repository
+from extract_sae_features import main
+from hub import encoder_cache
+from hub.encoder_cache import sae_repository
+from hub.failures import named_failures
+from hub.model_files import require_hub_file
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
+from language_model.model_source import ModelSource
 from loopback_hub import READER, STRANGER, Fault, LoopbackHub, Repository, talking_to_loopback
-from residual_stream import load_weights
 from tiny_models import write_tiny_saes
 from transformers import AutoConfig
 
 PARAMS = "layer_1/width_128/average_l0_6/params.npz"
 MEMBERS = ("W_enc", "b_enc", "threshold")
-STAGE = Path(hub_files.__file__).parent
+STAGE = Path(encoder_cache.__file__).parents[1]
 BACKOFF = [1, 2, 4, 8, 8]
 
 
@@ -249,9 +252,12 @@ def test_each_failure_of_an_sae_names_cause_and_remedy(
     assert str(early.value) == message  # known before the forward pass, not hours later
 
 
-def test_access_is_checked_with_one_request(hub):
-    sae_repository("tiny/scope", None, False).require([PARAMS, PARAMS.replace("layer_1", "layer_2")])
-    assert [request.method for request in hub.requests] == ["HEAD"]
+def test_every_sae_is_checked_before_the_run(hub):
+    others = [PARAMS.replace("layer_1", f"layer_{layer}") for layer in (2, 3, 4)]
+    sae_repository("tiny/scope", None, False).require([PARAMS, *others[:1]])
+    assert [request.method for request in hub.requests] == ["HEAD", "HEAD"]
+    with pytest.raises(FileNotFoundError, match=r"tiny/scope has no file layer_3"):
+        sae_repository("tiny/scope", None, False).require([PARAMS, *others])
 
 
 def test_offline_names_the_first_file_that_no_cache_has(hub):
@@ -276,7 +282,7 @@ def test_a_full_disk_names_the_file_and_is_no_fault_of_the_hub(hub, monkeypatch,
     def full(**_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub_files.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(encoder_cache.tempfile, "TemporaryFile", full)
     with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/ours/.*\.npz'"):
         encoder_file()
 
@@ -315,14 +321,14 @@ def test_each_failure_of_a_model_names_cause_remedy_and_the_demo(
 
 def test_weights_that_are_not_cached_are_not_said_to_be_missing_on_the_hub(hub, tiny_gemma2):
     hub.repositories["tiny/model"] = Repository(tiny_gemma2)
-    source = {"revision": None, "local_files_only": True}
     require_hub_file("tiny/model", "config.json", None, False)
     config = AutoConfig.from_pretrained("tiny/model", local_files_only=True)
+    cached = ModelSource("tiny/model", "tiny/model", local_files_only=True)
     placed = {"dtype": torch.float32, "device": torch.device("cpu")}
     with pytest.raises(FileNotFoundError, match=r"its weights are not in the local cache.*run once online"):
-        load_weights("tiny/model", config, **placed, **source)
-    online = load_weights("tiny/model", config, **placed)
-    offline = load_weights("tiny/model", config, **placed, **source)
+        cached.load_weights(config, **placed)
+    online = ModelSource("tiny/model", "tiny/model").load_weights(config, **placed)
+    offline = cached.load_weights(config, **placed)
     assert torch.equal(online.lm_head.weight, offline.lm_head.weight)
 
 
@@ -338,10 +344,50 @@ def test_a_cut_connection_is_found_below_what_transformers_makes_of_it():
         load()
 
 
+@pytest.fixture
+def extraction(hub, tmp_path, tiny_gemma2, capsys):
+    """`run(*more)`: exit status, output and error of a run into one folder, its SAEs from `tiny/scope`."""
+    configurations = json.loads((tmp_path / "scope/configurations.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(configurations | {"repo_id": "tiny/scope"}))
+    csv = tmp_path / "s.csv"
+    csv.write_text("sentence,concept_strength_label\nThe shop was closed.,0\nShe had never gone there.,3\n")
+
+    def run(*more):
+        sae_repository.cache_clear()
+        given = ["--input", csv, "--output", tmp_path / "out", "--model", tiny_gemma2, "--device", "cpu"]
+        code = main([str(argument) for argument in [*given, "--config", tmp_path / "c.json", *more]])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_naming_the_repository_that_is_the_default_changes_nothing(hub, extraction):
+    assert "2 SAEs new" in extraction()[1]
+    hub.requests.clear()
+    code, out, _ = extraction("--sae-release", "tiny/scope")
+    assert code == 0
+    assert "0 SAEs new" in out
+    assert not gets(hub)
+
+
+def test_another_revision_with_the_same_weights_is_accepted_with_others_refused(hub, extraction):
+    assert extraction()[0] == 0
+    for commit in ("d" * 40, "e" * 40):
+        hub.repositories["tiny/scope"].commit = commit
+        code, out, err = extraction("--sae-revision", commit)
+        if commit == "d" * 40:
+            assert (code, err) == (0, "")
+            arrays = dict(np.load(source(hub)))
+            np.savez(source(hub), **(arrays | {"threshold": arrays["threshold"] + 1}))
+    assert (code, out) == (2, "")
+    assert "layer_1_l0_6.npz" in err
+    assert "with other weights" in err
+
+
 WORKER = """
 import contextlib, io, json, sys
 from extract_sae_features import main
-from hub_files import sae_repository
+from hub.encoder_cache import sae_repository
 from huggingface_hub import constants
 for line in sys.stdin:
     order = json.loads(line)
@@ -394,6 +440,7 @@ def command(tmp_path_factory, tiny_gemma2):
             worker.stdin.close()
 
 
+@pytest.mark.slow
 def test_the_command_runs_from_an_empty_cache_a_warm_one_and_offline(command):
     hub, run, environment = command
     saes = hub.repositories["tiny/scope"].folder

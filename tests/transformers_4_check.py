@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from residual_stream import EMBEDDINGS, decoder_and_blocks, pack_batches, residual_stream_batches, tokenize
+from language_model.residual_stream import EMBEDDINGS, decoder_and_blocks, residual_stream_batches
+from language_model.tokens import pack_batches, tokenize
 from tiny_models import CORPUS, write_tiny_gemma2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

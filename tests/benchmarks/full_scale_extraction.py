@@ -123,7 +123,9 @@ def smaller_card(gigabytes: float | None) -> Iterator[None]:
 
 def forward_seconds(inputs: Inputs, run: Run, args: argparse.Namespace) -> float:
     """Seconds of the decoder alone, without hooks, on the run's batches; on a CPU from two of them."""
-    from residual_stream import decoder_and_blocks, load_model, pack_batches
+    from language_model.model_source import load_model
+    from language_model.residual_stream import decoder_and_blocks
+    from language_model.tokens import pack_batches
 
     model, _ = load_model(str(inputs.model), dtype=getattr(torch, args.dtype), device=args.device)
     decoder, _ = decoder_and_blocks(model)

@@ -162,7 +162,8 @@ def link_targets(entries: list[dict], n_distinct: int) -> dict[str, dict]:
 
 def sample_residual_stream(folder: Path, device: torch.device) -> dict[int, torch.Tensor]:
     """`[tokens, d_model]` float32 by layer, of a few sentences in which all traits have a part."""
-    from residual_stream import decoder_and_blocks, load_model, record_residual_stream
+    from language_model.model_source import load_model
+    from language_model.residual_stream import decoder_and_blocks, record_residual_stream
 
     model, tokenizer = load_model(str(folder), dtype=torch.float32, device=device)
     decoder, blocks = decoder_and_blocks(model)

@@ -58,7 +58,7 @@ def product_seconds(rows: int, inner: int, columns: int, device: torch.device, d
 
 def import_seconds(work: Path) -> float:
     """Seconds of a Python process that only imports what the command imports."""
-    imports = "import extract_sae_features, residual_stream, sae_encoder\n"
+    imports = "import extract_sae_features\n"
     imports += "from transformers import AutoTokenizer, Gemma2ForCausalLM"
     command = [sys.executable, "-c", imports]
     run = functools.partial(subprocess.run, command, cwd=STAGE, check=True, env=child_environment(work))

@@ -1,0 +1,96 @@
+"""JumpReLU SAEs in Gemma Scope's layout: a `params.npz`, of which only the encoder is read."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from autoencoders.configurations import SaeEntry
+
+ARRAYS = ("W_enc", "b_enc", "threshold")
+
+
+@dataclass(frozen=True)
+class JumpReluEncoder:
+    """The three arrays that encoding needs."""
+
+    w_enc: torch.Tensor  # [d_in, d_sae]
+    b_enc: torch.Tensor  # [d_sae]
+    threshold: torch.Tensor  # [d_sae]
+
+    @property
+    def d_sae(self) -> int:
+        return len(self.threshold)
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for array in (self.w_enc, self.b_enc, self.threshold):
+            digest.update(array.contiguous().numpy().view(np.uint8).data)
+        return digest.hexdigest()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "JumpReluEncoder":
+        return JumpReluEncoder(
+            *(a.to(device=device, dtype=dtype) for a in (self.w_enc, self.b_enc, self.threshold))
+        )
+
+    def activations(self, x: torch.Tensor, memory: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """JumpReLU (Gemma Scope, arXiv 2408.05147, equation 2): z = x @ W_enc + b_enc where z > threshold.
+
+        Nothing is below zero, whatever the threshold: z is rectified as well.
+        """
+        shape = (len(x), self.d_sae)
+        if not memory or len(memory[0]) < len(x) or memory[0].shape[1] != self.d_sae:
+            # Memory fresh from the system costs more than the comparison that is written into it.
+            memory[:] = [x.new_empty(shape), x.new_empty(shape, dtype=torch.bool)]
+        z, fires = (array[: len(x)] for array in memory)  # [chunk, d_sae]
+        torch.addmm(self.b_enc, x, self.w_enc, out=z)
+        torch.gt(z, self.threshold.clamp(min=0), out=fires)
+        return z, fires
+
+
+def params_digest(file: Path) -> str:
+    """Return a digest of the encoder's arrays in a `params.npz` without reading them.
+
+    The directory of the file has the checksum of each.
+
+    Raises:
+        ValueError: the file is damaged or lacks an array.
+    """
+    try:
+        with zipfile.ZipFile(file) as params:
+            members = [params.getinfo(f"{name}.npy") for name in ARRAYS]
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{file}: damaged, or not Gemma Scope's layout ({error}); fetch it again") from error
+    text = "".join(f"{info.filename} {info.file_size} {info.CRC:08x}\n" for info in members)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
+    """Read `W_enc`, `b_enc` and `threshold` of a `params.npz`; the decoder, half of the file, stays unread.
+
+    Raises:
+        ValueError: the file is damaged, lacks an array, or does not fit the model; the message says which.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as params:
+            arrays = [torch.from_numpy(params[name]) for name in ARRAYS]
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{file}: damaged or truncated ({error}); fetch it again") from error
+    except KeyError as error:
+        raise ValueError(
+            f"{file}: {error.args[0]}; expected W_enc, b_enc and threshold, Gemma Scope's layout"
+        ) from error
+    encoder = JumpReluEncoder(*arrays)
+    d_sae = entry.d_sae or encoder.w_enc.shape[-1]
+    expected = (d_model, d_sae)
+    if tuple(encoder.w_enc.shape) != expected:
+        raise ValueError(
+            f"{file}: W_enc is {tuple(encoder.w_enc.shape)}, model and configuration need {expected}: "
+            "this SAE belongs to another model"
+        )
+    for name, array in (("b_enc", encoder.b_enc), ("threshold", encoder.threshold)):
+        if tuple(array.shape) != (d_sae,):
+            raise ValueError(f"{file}: {name} is {tuple(array.shape)}, expected {(d_sae,)}")
+    return encoder

@@ -1,0 +1,132 @@
+"""Where a run's SAEs lie, and how each is had: from a folder or the hub, directly or through sae-lens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoencoders.configurations import Configurations, SaeEntry
+from autoencoders.encoding import Encoder
+from autoencoders.jump_relu import params_digest, read_encoder
+from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens, sae_lens_weights_id
+from autoencoders.sae_lens_registry import hub_repository
+from hub.encoder_cache import sae_repository
+
+
+@dataclass(frozen=True)
+class SaeSource:
+    """A folder or hub repository, or for SAEs that sae-lens reads, its release."""
+
+    place: str
+    name: str  # what run.json calls it: a folder's path there would tie the result to this machine
+    uses_sae_lens: bool
+    revision: str | None
+    local_files_only: bool
+
+    @classmethod
+    def of(
+        cls,
+        configurations: Configurations,
+        release: str | None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        default_place: str | None = None,
+    ) -> "SaeSource":
+        """Return the source that `--sae-release` names, or where that is None, the configurations.
+
+        default_place: where the SAEs lie if only the configurations name them.
+
+        Raises:
+            ValueError: neither says.
+        """
+        uses_sae_lens = configurations.uses_sae_lens
+        named = configurations.release if uses_sae_lens else configurations.repo_id
+        place = release or default_place or named
+        if place is None:
+            raise ValueError(
+                f"{configurations.file} names no repo_id: say where its SAEs lie with --sae-release"
+            )
+        if not (uses_sae_lens or "/" in place or Path(place).is_dir()):
+            place = hub_repository(place)
+        return cls(place, release or configurations.release, uses_sae_lens, revision, local_files_only)
+
+    @property
+    def is_folder(self) -> bool:
+        return Path(self.place).is_dir()
+
+    def require(self, entries: Sequence[SaeEntry]) -> None:
+        """Raise at once what `read` would raise hours later: a missing file, no access, not cached.
+
+        Raises:
+            FileNotFoundError: an SAE cannot be had; the message says which and why.
+            ValueError: a revision was named for SAEs that sae-lens fetches.
+        """
+        by_sae_lens = [entry.path for entry in entries if self._through_sae_lens(entry)]
+        if by_sae_lens:
+            if self.revision:
+                raise ValueError("--sae-revision: sae-lens fetches these SAEs, always at the newest revision")
+            require_sae_lens(by_sae_lens, self.place, local_files_only=self.local_files_only)
+        direct = [entry for entry in entries if entry.path not in set(by_sae_lens)]
+        if self.is_folder:
+            for entry in direct:
+                self._params_file(entry)
+        else:
+            self._repository.require([f"{entry.path}/params.npz" for entry in direct])
+
+    def is_cached(self, entry: SaeEntry) -> bool:
+        """Return whether `read` would need no network."""
+        try:
+            replace(self, local_files_only=True).require([entry])
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read(self, entry: SaeEntry, d_model: int) -> Encoder:
+        """Return an SAE on the CPU; from the hub only the encoder's arrays are fetched, where they can be.
+
+        Raises:
+            FileNotFoundError: it cannot be had.
+            ValueError: it is damaged or does not fit the model.
+        """
+        if self._through_sae_lens(entry):
+            return read_sae_lens_encoder(
+                entry.path,
+                self.place,
+                entry.layer,
+                d_model,
+                entry.d_sae,
+                local_files_only=self.local_files_only,
+            )
+        return read_encoder(self._params_file(entry), entry, d_model)
+
+    def weights_id(self, entry: SaeEntry) -> str:
+        """Return what changes with an SAE's weights and costs little to find: a digest of its files.
+
+        Different ones may hold the same encoder, for example in a folder and on the hub.
+
+        Raises:
+            FileNotFoundError: it cannot be had.
+        """
+        if self._through_sae_lens(entry):
+            return sae_lens_weights_id(entry.path, self.place, local_files_only=self.local_files_only)
+        if self.is_folder:
+            return params_digest(self._params_file(entry))
+        return self._repository.content_hash(f"{entry.path}/params.npz")
+
+    def _through_sae_lens(self, entry: SaeEntry) -> bool:
+        """Whether sae-lens reads and encodes this SAE; in a folder its files decide."""
+        if self.is_folder:
+            folder = Path(self.place, entry.path)
+            return not (folder / "params.npz").is_file() and (folder / "cfg.json").is_file()
+        return self.uses_sae_lens
+
+    def _params_file(self, entry: SaeEntry) -> Path:
+        if not self.is_folder:
+            return self._repository.encoder_file(f"{entry.path}/params.npz")
+        file = Path(self.place, entry.path, "params.npz")
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such SAE file; check --sae-release and --config")
+        return file
+
+    @property
+    def _repository(self):
+        return sae_repository(self.place, self.revision, self.local_files_only)

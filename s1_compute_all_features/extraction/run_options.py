@@ -1,0 +1,113 @@
+"""Options that a run and the checks before it share, and the plan that they amount to."""
+
+import argparse
+from pathlib import Path
+
+from autoencoders.configurations import read_configurations
+from autoencoders.sae_source import SaeSource
+from extraction.extraction_plan import ComputeOptions, Plan
+from input_sentences.labelled_csv import read_labelled_sentences
+from language_model.embedded_model import DEMO_MODEL_ID, demo_model_folder
+from language_model.model_source import ModelSource
+from twins_s1.option_types import layer_list, positive_int
+from twins_s1.provenance import plain_arguments
+
+STAGE = Path(__file__).resolve().parents[1]
+DEFAULT_MODEL = "google/gemma-2-2b"
+DEMO = STAGE / "demo"
+CONFIGURATIONS = {
+    DEFAULT_MODEL: STAGE / "gemma_scope_16k_configurations.json",
+    DEMO_MODEL_ID: DEMO / "demo_configurations.json",
+}
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name model and SAEs."""
+    model = parser.add_argument_group("model")
+    which = model.add_mutually_exclusive_group()
+    which.add_argument(
+        "--model", default=DEFAULT_MODEL, help=f"hub id or local folder (default: {DEFAULT_MODEL})"
+    )
+    which.add_argument(
+        "--demo", action="store_true", help="the embedded Gemma 3 270M and its SAEs; needs no hub, no GPU"
+    )
+    model.add_argument("--revision", help="branch, tag or commit of the model on the hub (default: main)")
+    model.add_argument(
+        "--local-files-only", action="store_true", help="use the local Hugging Face cache, never the network"
+    )
+    model.add_argument("--layers", type=layer_list, help="blocks to take, for example 0-5,12 (default: all)")
+    saes = parser.add_argument_group("sparse autoencoders")
+    saes.add_argument(
+        "--config", type=Path, help="configurations JSON (default: the file that belongs to the model)"
+    )
+    saes.add_argument(
+        "--sae-release",
+        help="hub repository, sae-lens release or local folder that the paths are relative to",
+    )
+    saes.add_argument("--sae-revision", help="branch, tag or commit of the SAE repository (default: main)")
+
+
+def add_compute_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where and how precisely to compute."""
+    compute = parser.add_argument_group("computation")
+    compute.add_argument(
+        "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="default: auto"
+    )
+    compute.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of model and SAEs (default: float32)",
+    )
+    compute.add_argument(
+        "--allow-tf32", action="store_true", help="TF32 matrix products on CUDA; changes a few activations"
+    )
+    compute.add_argument(
+        "--batch-tokens", type=positive_int, default=4096, help="padded tokens a forward pass (default: 4096)"
+    )
+    compute.add_argument(
+        "--chunk-tokens", type=positive_int, help="tokens encoded at once (default: 2048 on a CPU, else 8192)"
+    )
+
+
+def with_default_output(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments with an output folder where there is an input to name it after."""
+    if args.output is None and args.input is not None:
+        args.output = Path(f"{args.input.stem}_features")
+    return args
+
+
+def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
+    """Return what the arguments plan, with the local files that they name read and checked.
+
+    Raises:
+        ValueError, FileNotFoundError: a file is missing or wrong, or nothing says which SAEs are meant.
+    """
+    sentences = read_labelled_sentences(args.input) if args.input is not None else None
+    place, name = (str(demo_model_folder()), DEMO_MODEL_ID) if args.demo else (args.model, args.model)
+    config = args.config or CONFIGURATIONS.get(name)
+    if config is None:
+        raise ValueError(
+            f"no SAE configurations belong to {name}: name a file with --config "
+            "(build_configurations.py writes one)"
+        )
+    configurations = read_configurations(config)
+    saes = SaeSource.of(
+        configurations,
+        args.sae_release,
+        args.sae_revision,
+        args.local_files_only,
+        default_place=str(DEMO) if args.demo else None,
+    )
+    return Plan(
+        arguments=plain_arguments(args),
+        sentences=sentences,
+        output=args.output,
+        model=ModelSource(place, name, args.revision, args.local_files_only),
+        configurations=configurations,
+        saes=saes,
+        chosen_layers=args.layers,
+        compute=ComputeOptions(
+            args.device, args.dtype, args.allow_tf32, args.batch_tokens, args.chunk_tokens, local_rank
+        ),
+    )

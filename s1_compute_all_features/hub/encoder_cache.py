@@ -1,0 +1,242 @@
+"""Of SAEs on the hub only the arrays that encode: fetched by range requests, kept in a cache folder."""
+
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from hub.cache_folder import cache_root
+from hub.failures import named_failures, wait_or_raise
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    FileMetadataError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
+from twins_s1.atomic_files import named_file, write_text
+
+ENCODER_MEMBERS = ("W_enc.npy", "b_enc.npy", "threshold.npy")
+DIRECTORY_BYTES = 1 << 14  # read from the end of a params.npz: its directory is a few hundred bytes
+CHUNK_BYTES = 1 << 20
+LOOK_UPS = 8
+
+
+class WholeFileNeededError(Exception):
+    """The members of this file cannot be had alone."""
+
+
+def stream_range(url: str, start: int, stop: int) -> Iterator[bytes]:
+    """Yield bytes `start` to `stop` of a file on the hub; a connection that is cut is resumed where it broke.
+
+    Raises:
+        WholeFileNeededError: the server does not answer range requests.
+        HTTPError: refused, or no progress in several attempts.
+    """
+    failures = 0
+    while start < stop:
+        # The hub redirects large files to signed addresses elsewhere, and the client drops the token there.
+        headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        try:
+            with get_session().stream(
+                "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            ) as response:
+                hf_raise_for_status(response)
+                # A server that ignores ranges answers 200 with the whole file.
+                if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                    raise WholeFileNeededError
+                before = start
+                for chunk in response.iter_bytes():  # as they come: a cut loses none
+                    start += len(chunk)
+                    failures = 0
+                    yield chunk
+            if not before < start <= stop:
+                raise WholeFileNeededError  # a server that means something else by ranges
+        except HTTPError as error:
+            failures += 1
+            wait_or_raise(error, failures)
+
+
+def fetch_encoder(url: str, size: int, target: Path) -> None:
+    """Write an NPZ of `W_enc`, `b_enc` and `threshold` of a remote `params.npz` of `size` bytes.
+
+    The NPZ's directory stands at its end, and tells where each member lies. The spans go to their places
+    in a sparse file without a name, which zipfile then reads as if it were whole, checksums included.
+
+    Raises:
+        WholeFileNeededError: no ranges, a member is compressed or missing, or the bytes are damaged.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    with tempfile.TemporaryFile(dir=target.parent) as sparse:
+        sparse.truncate(size)
+
+        def fill(start: int, stop: int) -> None:
+            sparse.seek(start)
+            for chunk in stream_range(url, start, stop):
+                sparse.write(chunk)
+
+        directory = max(0, size - DIRECTORY_BYTES)
+        fill(directory, size)
+        try:
+            with zipfile.ZipFile(sparse) as source, zipfile.ZipFile(part, "w") as encoder:
+                ends = sorted([*(info.header_offset for info in source.infolist()), source.start_dir])
+                members = [source.getinfo(name) for name in ENCODER_MEMBERS]
+                if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+                    raise WholeFileNeededError
+                for info in members:
+                    end = next(end for end in ends if end > info.header_offset)
+                    fill(info.header_offset, min(end, directory))
+                    with (
+                        source.open(info) as stored,
+                        encoder.open(info.filename, "w", force_zip64=True) as copy,
+                    ):
+                        shutil.copyfileobj(stored, copy, CHUNK_BYTES)
+            part.replace(target)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise WholeFileNeededError from error
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class SaeRepository:
+    """The `params.npz` files of a hub repository, all of one commit.
+
+    What is fetched is kept below `folder`: `refs/<revision>` holds a commit, `<commit>/<file>.etag` the
+    hub's content hash of a file, `encoders/<hash>.npz` its encoder, so that a new commit which leaves the
+    weights alone fetches nothing.
+    """
+
+    def __init__(self, repo_id: str, revision: str | None, local_files_only: bool):
+        self.repo_id = repo_id
+        self.revision = revision or constants.DEFAULT_REVISION
+        self.local_files_only = local_files_only
+        self.commit = self.revision if re.fullmatch("[0-9a-f]{40}", self.revision) else None
+        name = repo_folder_name(repo_id=repo_id, repo_type="model")
+        self.folder = cache_root() / "encoders" / name
+        self.whole_blobs = Path(constants.HF_HUB_CACHE, name, "blobs")
+
+    def encoder_file(self, filename: str) -> Path:
+        """Return a local NPZ with the encoder of `filename`; from the hub only if no cache has it.
+
+        A whole file in the Hugging Face cache is used as it is.
+
+        Raises:
+            FileNotFoundError: it cannot be had; the message names cause and remedy.
+            OSError: the cache cannot be written.
+        """
+        with self._named(filename):
+            found = self._look_up(filename)
+            return found if isinstance(found, Path) else self._fetch(filename, *found)
+
+    def content_hash(self, filename: str) -> str:
+        """Return the hub's hash of a file's content; asks the hub only if no cache has it.
+
+        Raises:
+            FileNotFoundError: it cannot be had; the message names cause and remedy.
+        """
+        with self._named(filename):
+            found = self._look_up(filename)
+        # Cached files are named by it, here and in the Hugging Face cache.
+        return found.resolve().stem if isinstance(found, Path) else found[0]
+
+    def require(self, filenames: Sequence[str]) -> None:
+        """Raise now what fetching these files would raise later: one is missing, offline, or refused.
+
+        The first one settles the commit, the others are looked up `LOOK_UPS` at a time.
+        """
+        for filename in filenames[:1]:
+            self.content_hash(filename)
+        with ThreadPoolExecutor(LOOK_UPS) as pool:
+            for _ in pool.map(self.content_hash, filenames[1:]):
+                pass
+
+    def _named(self, filename: str):
+        return named_failures(
+            self.repo_id,
+            filename,
+            self.revision,
+            option="--sae-release",
+            local_files_only=self.local_files_only,
+        )
+
+    def _look_up(self, filename: str) -> Path | tuple[str, int | None]:
+        """Return the file if a cache has it, else the content hash and size that the hub says it has."""
+        offline = self.local_files_only or is_offline_mode()
+        if (offline or self.commit) and (cached := self._cached(filename)):
+            return cached
+        if offline:
+            raise LocalEntryNotFoundError(filename)
+        url = hf_hub_url(self.repo_id, filename, revision=self.commit or self.revision)
+        failures = 0
+        while True:
+            try:
+                metadata = get_hf_file_metadata(url)
+                break
+            except HTTPError as error:
+                gone = isinstance(error, (RevisionNotFoundError, RemoteEntryNotFoundError))
+                if not gone and (cached := self._cached(filename)):
+                    return cached
+                failures += 1
+                wait_or_raise(error, failures)
+        if not metadata.commit_hash or not metadata.etag:
+            raise FileMetadataError
+        self.commit = metadata.commit_hash
+        self._record(self.folder / "refs" / self.revision, self.commit)
+        self._record(self.folder / self.commit / f"{filename}.etag", metadata.etag)
+        return self._cached(filename) or (metadata.etag, metadata.size)
+
+    def _cached(self, filename: str) -> Path | None:
+        recorded = self.folder / "refs" / self.revision
+        commits = [self.commit] if self.commit else [self.revision]
+        if not self.commit and recorded.is_file():
+            commits.insert(0, recorded.read_text(encoding="utf-8"))
+        for commit in commits:
+            whole = try_to_load_from_cache(self.repo_id, filename, revision=commit)
+            if isinstance(whole, str):
+                return Path(whole)
+            etag = self.folder / commit / f"{filename}.etag"
+            if etag.is_file() and (encoder := self._encoder(etag.read_text(encoding="utf-8"))).is_file():
+                return encoder
+        return None
+
+    def _fetch(self, filename: str, etag: str, size: int | None) -> Path:
+        target = self._encoder(etag)
+        url = hf_hub_url(self.repo_id, filename, revision=self.commit)
+        try:
+            if size is None or (self.whole_blobs / etag).exists():  # whole under another commit
+                raise WholeFileNeededError
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with named_file(target), WeakFileLock(target.with_suffix(".lock")):
+                if not target.exists():
+                    fetch_encoder(url, size, target)
+            return target
+        except WholeFileNeededError:
+            return Path(hf_hub_download(self.repo_id, filename, revision=self.commit))
+
+    def _encoder(self, etag: str) -> Path:
+        return self.folder / "encoders" / f"{etag}.npz"
+
+    def _record(self, path: Path, text: str) -> None:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+
+@cache
+def sae_repository(repo_id: str, revision: str | None, local_files_only: bool) -> SaeRepository:
+    """Return the repository object of this process, which asks the hub for the commit once."""
+    return SaeRepository(repo_id, revision, local_files_only)
