@@ -158,5 +158,5 @@ def name_of(finalist: Finalist) -> str:
 
 
 def place_of(slope) -> str:
-    p_null = "" if math.isnan(slope["p_null"]) else f", p among nulls {slope['p_null']:.2g}"
+    p_null = "" if math.isnan(slope["p_null"]) else f"\np among nulls {slope['p_null']:.2g}"
     return f"slope {slope['slope']:+.3f} [{slope['slope_low']:.3f}, {slope['slope_high']:.3f}]{p_null}"
