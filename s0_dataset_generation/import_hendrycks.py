@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--words", help="comma-separated adjectives for a trait that is not built in, e.g. generous,giving"
     )
-    group.add_argument("--opposite-words", default="", help="adjectives of its opposite, e.g. stingy,greedy")
+    group.add_argument("--opposite-words", help="adjectives of its opposite, e.g. stingy,greedy")
     group.add_argument(
         "--candidates-per-label",
         type=positive_int,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import audit_dataset
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from audit.measures import audit
 from audit.text_models import text_baselines
-from audit.word_tells import one_sided_words
+from audit.word_tells import one_sided_words, telling_ngrams
 from scipy.sparse import csr_array
 from scipy.stats import chi2_contingency, spearmanr
 from sentences.labelled_tables import LabelledSentence, labelled_text, read_labelled
@@ -115,6 +116,18 @@ def test_audit_figures_against_scipy():
     assert json.loads(json.dumps(report)) == report
 
 
+def test_rare_word_pairs_are_not_counted_in_a_dense_table():
+    rng = np.random.default_rng(0)
+    words = np.array([f"w{n}" for n in range(4000)])
+    sentences = [" ".join(words[row]) for row in rng.integers(0, len(words), (2000, 15))]
+    tracemalloc.start()
+    entries, n_ngrams = telling_ngrams(sentences, np.arange(2000) % 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(entries) > n_ngrams > 3000
+    assert peak < 2000 * n_ngrams * 4  # bytes of an int32 table of sentences x n-grams
+
+
 def test_text_models_see_what_the_text_gives_away_and_no_more():
     rows = scene_rows()
     sentences, labels, groups = map(list, zip(*rows))
@@ -203,6 +216,7 @@ def test_a_tiny_file_is_audited_without_baselines(tmp_path, capsys):
         ("sentence,concept_strength_label\nA.,1.5\n", "line 2: label '1.5'"),
         ("sentence,concept_strength_label\nA.,\n", "line 2: label ''"),
         ("sentence,concept_strength_label\nA.,1\nB.,1\nA.,2\n", "line 4: the same sentence as line 2"),
+        ("sentence,concept_strength_label\nHe lied.,3\nhe  lied!,2\n", "line 3: the same sentence as line 2"),
         ("sentence,concept_strength_label\nWell, no.,1\n", "line 2: more fields"),
         ("sentence,concept_strength_label\nA.\n", "line 2: fewer fields"),
         ('sentence,concept_strength_label\n"A.,1\n', "not valid CSV"),

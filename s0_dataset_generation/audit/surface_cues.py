@@ -119,6 +119,7 @@ def cue_table(sentences: Sequence[str], labels: np.ndarray) -> list[dict]:
     return [
         {
             "cue": cue.name,
+            "meaning": cue.meaning,
             "sentences": with_cue.tolist(),
             "p": rounded(p),
             "p_adjusted": rounded(p_holm),

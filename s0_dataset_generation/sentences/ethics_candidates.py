@@ -67,12 +67,12 @@ WORDS = {
 }
 
 
-def words_for(trait: str, shown: str | None, opposite: str) -> Words:
+def words_for(trait: str, shown: str | None, opposite: str | None) -> Words:
     """The words given, comma-separated, or the trait's built-in ones; ValueError where there is neither."""
     if shown is not None:
         adjectives, opposites = (
             tuple(word.strip().lower() for word in text.split(",") if word.strip())
-            for text in (shown, opposite)
+            for text in (shown, opposite or "")
         )
         if not adjectives:
             raise ValueError("--words is empty; give adjectives such as generous,giving")
