@@ -306,6 +306,7 @@ def test_answers_with_wrong_entries_end_in_exact_counts(server, seeds, tmp_path,
     assert all(server.labels[row["sentence"]] == int(row["concept_strength_label"]) for row in rows[8:])
 
 
+@pytest.mark.slow
 def test_a_thousand_sentences_at_concurrency_16_without_loss(server, seeds, tmp_path):
     server.delay = 0.02
     output = tmp_path / "g.csv"
@@ -317,6 +318,7 @@ def test_a_thousand_sentences_at_concurrency_16_without_loss(server, seeds, tmp_
     assert len(answers) == len(server.bodies) == len({record["key"] for record in answers})
 
 
+@pytest.mark.slow
 def test_a_full_run_with_every_tenth_request_at_fault_loses_nothing(server, seeds, tmp_path):
     faults = (
         "429 wait=0.05", "500", "503", "cut", "truncated", "malformed", "broken body", "html",

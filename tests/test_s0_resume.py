@@ -111,7 +111,7 @@ def test_what_was_given_up_is_not_asked_again_by_a_second_start(server, seeds, t
 def test_what_failed_before_the_run_was_stopped_is_asked_again(server, seeds, tmp_path, capsys):  # noqa: F811
     server.fault = lambda number, body: "503" if number > 4 else None
     output = tmp_path / "g.csv"
-    arguments = expand_arguments(server, seeds, output, "--max-retries", "0", "--concurrency", "1")
+    arguments = expand_arguments(server, seeds, output, "--max-retries", "0", "--concurrency", "1", each=3)
     arguments += ["--batch-size", "1"]
     assert expand_dataset.main(arguments) == 2
     assert "HTTP 503; 0 retries did not help; 4 answers are kept" in capsys.readouterr().err
