@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-usage: ./run_pipeline.sh [--model MODEL] [--config FILE] [--sae-release WHERE] [TRAIT ...]
+usage: ./run_pipeline.sh [--causal] [--model MODEL] [--config FILE] [--sae-release WHERE] [TRAIT ...]
 
 Runs stages 1 to 5 on s0_dataset_generation/expanded_data/TRAIT.csv (default: dishonesty).
 
@@ -12,6 +12,8 @@ Runs stages 1 to 5 on s0_dataset_generation/expanded_data/TRAIT.csv (default: di
                        (default: the embedded Gemma 3 270M with its own small SAEs)
   --config FILE        configurations JSON of the model's SAEs (default for google/gemma-2-2b: all 135)
   --sae-release WHERE  hub repository or folder the configurations' paths are relative to
+  --causal             also the effect of every feature on the likelihood (one backward pass), and steering with
+                       the ten best (embedded default, two cores: about half an hour a trait)
   -h, --help           this text
 
 Stage 1 goes on where it was stopped; the later stages are done again, in seconds each.
@@ -19,7 +21,7 @@ Stops at the first failure, with that stage's message.
 USAGE
 }
 
-model="" config="" release="" traits=()
+model="" config="" release="" causal="" traits=()
 while (($#)); do
     case "$1" in
         --model | --config | --sae-release)
@@ -27,6 +29,7 @@ while (($#)); do
             case "$1" in --model) model="$2" ;; --config) config="$2" ;; --sae-release) release="$2" ;; esac
             shift 2
             ;;
+        --causal) causal=1; shift ;;
         -h | --help) usage; exit 0 ;;
         -*) echo "error: unknown option $1; see ./run_pipeline.sh --help" >&2; exit 2 ;;
         *) traits+=("$1"); shift ;;
@@ -38,14 +41,15 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # The stages are run from their own folders, so a path given from here is made absolute.
 absolute() { if [[ -e "$1" ]]; then realpath "$1"; else printf '%s' "$1"; fi; }
 # The embedded default has six SAEs, all encoded at once: no reason to keep the float32 residual stream.
-sources=(--demo --discard-residual-stream) tag=""
+sources=(--demo) extraction=(--discard-residual-stream) tag=""
 if [[ -n "$model" ]]; then
-    sources=(--model "$(absolute "$model")") tag="_$(basename "$model")"
+    sources=(--model "$(absolute "$model")") extraction=() tag="_$(basename "$model")"
 elif [[ -n "$config" ]]; then
     tag="_$(basename "$config" .json)"
 fi
 [[ -z "$config" ]] || sources+=(--config "$(absolute "$config")")
 [[ -z "$release" ]] || sources+=(--sae-release "$(absolute "$release")")
+[[ -z "$causal" ]] || extraction+=(--gradients)
 
 command -v uv >/dev/null || { echo "error: uv is not installed: pip install uv" >&2; exit 2; }
 for trait in "${traits[@]}"; do
@@ -74,8 +78,18 @@ for trait in "${traits[@]}"; do
     datasets="../s4_classifier_data_prep/generated_datasets"
 
     run s1_compute_all_features extract_sae_features.py \
-        --input "../s0_dataset_generation/expanded_data/$trait.csv" --output "./${name}_features" "${sources[@]}"
+        --input "../s0_dataset_generation/expanded_data/$trait.csv" --output "./${name}_features" "${sources[@]}" \
+        ${extraction[@]+"${extraction[@]}"}
     run s2_find_top_features analyze_features.py --input "$features" --output "./results/${name}_results"
+    if [[ -n "$causal" ]]; then
+        # The ranked features, or where none passed the filters, the nearest misses.
+        ranking="$root/s2_find_top_features/results/${name}_results/ranked_features.csv"
+        [[ "$(wc -l <"$ranking")" -gt 1 ]] || ranking="$(dirname "$ranking")/discovery_ranking.csv"
+        run s1_compute_all_features steer_features.py --features "$(realpath --relative-to "$root/s1_compute_all_features" "$ranking")" \
+            --input "./${name}_features" --output "./${name}_steering" "${sources[@]}"
+        run s3_feature_activation_graphs visualize_steering.py \
+            --steering "../s1_compute_all_features/${name}_steering" --output "./plots/${name}_steering"
+    fi
     run s3_feature_activation_graphs visualize_activations.py \
         --s2-results "$results" --s1-data "$features" --output "./plots/$name" --top-n 10
 

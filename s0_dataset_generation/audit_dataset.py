@@ -1,13 +1,13 @@
 """Audit labelled sentence files: balance, duplicates, length, and words that give the label away."""
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
-from dataset_audit import audit, draw_audit
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from sentence_tables import LabelledSentence, read_labelled, sha256_of, write_bytes, write_json
+from audit.audit_files import summary, write_audit
+from command_line.exit_status import exit_status
+from sentences.labelled_tables import read_labelled
+from twins_s0.progress import progress
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
         "files",
         nargs="+",
         type=Path,
-        help="CSV files with the columns sentence,concept_strength_label[,group]",
+        help="CSV files with the columns sentence,concept_strength_label[,group][,register][,difficulty]",
     )
     parser.add_argument(
         "--output-dir", type=Path, help="folder for <name>.audit.json and .png (default: beside each CSV)"
@@ -25,57 +25,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    return build_parser().parse_args(argv)
-
-
-def write_audit(table: list[LabelledSentence], csv_path: Path, folder: Path) -> dict:
-    """Write `<name>.audit.json` and `<name>.audit.png` of `table`, the content of `csv_path`, to `folder`."""
-    report = {"file": csv_path.name, "sha256": sha256_of(csv_path)} | audit(table)
-    picture = io.BytesIO()
-    figure = draw_audit(report, table, f"{csv_path.name}: {len(table)} sentences")
-    FigureCanvasAgg(figure).print_figure(picture, format="png", dpi=150, metadata={"Software": None})
-    write_bytes(folder / f"{csv_path.stem}.audit.png", picture.getvalue())
-    write_json(folder / f"{csv_path.stem}.audit.json", report)
-    return report
-
-
-def summary(report: dict) -> str:
-    """The audit on a few lines, warnings last."""
-    counts = "/".join(str(count) for count in report["label_counts"].values())
-    lines = [
-        f"{report['file']}: {report['n_sentences']} sentences, {counts} of labels 0/1/2/3, "
-        f"{report['groups']['number']} scenes, {len(report['near_duplicates'])} near-duplicate pairs, "
-        f"Spearman(words, label) {report['spearman_words_label']}"
-    ]
-    if report["baselines"]:
-        scores = ", ".join(
-            f"{name.replace('_', ' ')} {values['accuracy']:.3f} ({values['quadratic_kappa']:.2f})"
-            for name, values in report["baselines"].items()
-        )
-        lines.append(f"  cross-validated accuracy (quadratic kappa): {scores}")
-    telling = [f"{e['text']} -> {e['label']}" for e in report["telling_ngrams"] if e["telling"]]
-    lines.append(f"  telling n-grams: {', '.join(telling) or 'none'}")
-    return "\n".join(lines + [f"  warning: {warning}" for warning in report["warnings"]])
-
-
-def main(argv: list[str] | None = None) -> int:
-    arguments = parse_args(argv)
+def audit_files(arguments: argparse.Namespace) -> int:
     warned = 0
-    try:
-        tables = [read_labelled(path) for path in arguments.files]
-        if arguments.output_dir:
-            arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    tables = [read_labelled(path) for path in arguments.files]
+    with progress(len(tables), "file", "audit") as bar:
         for path, table in zip(arguments.files, tables):
             report = write_audit(table, path, arguments.output_dir or path.parent)
             warned += len(report["warnings"])
-            print(summary(report))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            bar.write(summary(report))
+            bar.update()
     folder = arguments.output_dir or "the folder of each file"
     print(f"wrote {len(tables)} audits (JSON and PNG) to {folder}; {warned} warnings")
     return 1 if warned and arguments.strict else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return exit_status(lambda: audit_files(arguments))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,20 @@
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import audit_dataset
-import dataset_audit
 import numpy as np
 import pytest
-import sentence_tables
+from audit.measures import audit
+from audit.text_models import text_baselines
+from audit.word_tells import one_sided_words, telling_ngrams
+from scipy.sparse import csr_array
 from scipy.stats import chi2_contingency, spearmanr
-from sentence_tables import LabelledSentence
+from sentences.labelled_tables import LabelledSentence, labelled_text, read_labelled
+from sentences.near_duplicates import duplicate_rows, near_duplicates, normalise
+from twins_s0.provenance import sha256_of
 
 STAGE = Path(__file__).resolve().parents[1] / "s0_dataset_generation"
 SHIPPED = STAGE / "expanded_data" / "dishonesty.csv"
@@ -19,14 +24,14 @@ SHIPPED = STAGE / "expanded_data" / "dishonesty.csv"
 def brute_force_jaccard(a: str, b: str) -> float:
     grams = []
     for text in (a, b):
-        text = sentence_tables.normalise(text)
+        text = normalise(text)
         grams.append({text[i : i + 5] for i in range(len(text) - 4)})
     return len(grams[0] & grams[1]) / len(grams[0] | grams[1])
 
 
 def write_csv(path: Path, rows: list[tuple[str, int, str]]) -> Path:
     table = [LabelledSentence(*row) for row in rows]
-    path.write_text(sentence_tables.labelled_text(table), encoding="utf-8")
+    path.write_text(labelled_text(table), encoding="utf-8")
     return path
 
 
@@ -46,7 +51,7 @@ def scene_rows(n_scenes: int = 12) -> list[tuple[str, int, str]]:
 
 @pytest.mark.parametrize("block", [1000, 3])
 def test_near_duplicates_match_brute_force(block):
-    sentences = [row.sentence for row in sentence_tables.read_labelled(SHIPPED)[:40]]
+    sentences = [row.sentence for row in read_labelled(SHIPPED)[:40]]
     sentences += [sentences[3] + " Indeed", sentences[7].replace("the", "a"), sentences[9].upper() + "!!"]
     expected = {
         (i, j): brute_force_jaccard(sentences[i], sentences[j])
@@ -54,14 +59,14 @@ def test_near_duplicates_match_brute_force(block):
         for i in range(j)
         if brute_force_jaccard(sentences[i], sentences[j]) >= 0.3
     }
-    found = {(i, j): jaccard for i, j, jaccard in sentence_tables.near_duplicates(sentences, 0.3, block)}
+    found = {(i, j): jaccard for i, j, jaccard in near_duplicates(sentences, 0.3, block)}
     assert found == pytest.approx(expected)
     assert found[9, 42] == 1.0
     assert len(found) >= 3
 
 
 def test_short_sentences_equal_but_for_punctuation_are_duplicates():
-    assert sentence_tables.near_duplicates(["No.", "no!", "Go."]) == [(0, 1, 1.0)]
+    assert near_duplicates(["No.", "no!", "Go."]) == [(0, 1, 1.0)]
 
 
 def test_of_a_chain_of_near_duplicates_the_earlier_ones_stay():
@@ -72,16 +77,16 @@ def test_of_a_chain_of_near_duplicates_the_earlier_ones_stay():
         base + " tonight my friends",
         "Something quite different stands here",
     ]
-    dropped = sentence_tables.duplicate_rows(sentences)
+    dropped = duplicate_rows(sentences)
     assert dropped == {1, 2}
-    assert sentence_tables.duplicate_rows([s for i, s in enumerate(sentences) if i not in dropped]) == set()
+    assert duplicate_rows([s for i, s in enumerate(sentences) if i not in dropped]) == set()
 
 
 def test_one_sided_words_are_the_root_of_chi_squared():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 200)
     presence = rng.random((200, 6)) < 0.1 + 0.5 * (labels == 3)[:, None] * (np.arange(6) == 2)
-    entries = dataset_audit.one_sided_words(presence, labels, [f"w{i}" for i in range(6)])
+    entries = one_sided_words(csr_array(presence.astype(int)), labels, [f"w{i}" for i in range(6)])
     assert [entry["z"] for entry in entries] == sorted((entry["z"] for entry in entries), reverse=True)
     for entry in entries:
         column = presence[:, int(entry["text"][1])]
@@ -94,12 +99,12 @@ def test_one_sided_words_are_the_root_of_chi_squared():
 
 def test_a_word_in_every_sentence_tells_nothing():
     labels = np.array([0, 1, 2, 3])
-    assert dataset_audit.one_sided_words(np.ones((4, 1), dtype=bool), labels, ["the"]) == []
+    assert one_sided_words(csr_array(np.ones((4, 1), dtype=int)), labels, ["the"]) == []
 
 
 def test_audit_figures_against_scipy():
-    table = sentence_tables.read_labelled(SHIPPED)
-    report = dataset_audit.audit(table)
+    table = read_labelled(SHIPPED)
+    report = audit(table)
     words = [len(row.sentence.split()) for row in table]
     labels = [row.label for row in table]
     assert report["spearman_words_label"] == pytest.approx(spearmanr(words, labels).statistic, abs=1e-4)
@@ -111,14 +116,26 @@ def test_audit_figures_against_scipy():
     assert json.loads(json.dumps(report)) == report
 
 
+def test_rare_word_pairs_are_not_counted_in_a_dense_table():
+    rng = np.random.default_rng(0)
+    words = np.array([f"w{n}" for n in range(4000)])
+    sentences = [" ".join(words[row]) for row in rng.integers(0, len(words), (2000, 15))]
+    tracemalloc.start()
+    entries, n_ngrams = telling_ngrams(sentences, np.arange(2000) % 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(entries) > n_ngrams > 3000
+    assert peak < 2000 * n_ngrams * 4  # bytes of an int32 table of sentences x n-grams
+
+
 def test_text_models_see_what_the_text_gives_away_and_no_more():
     rows = scene_rows()
     sentences, labels, groups = map(list, zip(*rows))
     labels = np.array(labels)
-    told = dataset_audit.text_baselines(sentences, labels, groups)
+    told = text_baselines(sentences, labels, groups)
     assert told["tfidf"] == {"accuracy": 1.0, "quadratic_kappa": 1.0}
     same = [f"The house number {n} stood there" for n in range(len(rows))]
-    untold = dataset_audit.text_baselines(same, labels, groups)
+    untold = text_baselines(same, labels, groups)
     assert untold["tfidf"]["accuracy"] < 0.4
     assert untold["length"]["accuracy"] < 0.4
 
@@ -130,11 +147,11 @@ def test_sentences_of_one_scene_never_help_each_other():
     labels = np.repeat(np.arange(4), 40)
     groups = [f"scene-{i // 4}" for i in range(160)]
     sentences = [" ".join(words[i // 4 * 5 : i // 4 * 5 + 5]) + f" {words[-1 - i % 4]}" for i in range(160)]
-    assert dataset_audit.text_baselines(sentences, labels, groups)["tfidf"]["accuracy"] <= 0.35
+    assert text_baselines(sentences, labels, groups)["tfidf"]["accuracy"] <= 0.35
 
 
 def warned(rows: list[tuple[str, int, str]]) -> str:
-    return "\n".join(dataset_audit.audit([LabelledSentence(*row) for row in rows])["warnings"])
+    return "\n".join(audit([LabelledSentence(*row) for row in rows])["warnings"])
 
 
 def test_warnings_a_reviewer_would_raise():
@@ -162,7 +179,7 @@ def test_the_command_writes_json_and_picture_and_is_deterministic(tmp_path, caps
     assert sorted(first) == ["mine.audit.json", "mine.audit.png", "mine.csv"]
     assert first["mine.audit.png"].startswith(b"\x89PNG")
     report = json.loads(first["mine.audit.json"])
-    assert report["sha256"] == sentence_tables.sha256_of(path)
+    assert report["sha256"] == sha256_of(path)
     text = capsys.readouterr().out
     assert "48 sentences, 12/12/12/12 of labels 0/1/2/3" in text
     assert all(f"warning: {warning}" in text for warning in report["warnings"])
@@ -199,6 +216,7 @@ def test_a_tiny_file_is_audited_without_baselines(tmp_path, capsys):
         ("sentence,concept_strength_label\nA.,1.5\n", "line 2: label '1.5'"),
         ("sentence,concept_strength_label\nA.,\n", "line 2: label ''"),
         ("sentence,concept_strength_label\nA.,1\nB.,1\nA.,2\n", "line 4: the same sentence as line 2"),
+        ("sentence,concept_strength_label\nHe lied.,3\nhe  lied!,2\n", "line 3: the same sentence as line 2"),
         ("sentence,concept_strength_label\nWell, no.,1\n", "line 2: more fields"),
         ("sentence,concept_strength_label\nA.\n", "line 2: fewer fields"),
         ('sentence,concept_strength_label\n"A.,1\n', "not valid CSV"),
@@ -227,13 +245,13 @@ def test_a_missing_file_and_an_output_folder_that_is_a_file(tmp_path, capsys):
 def test_a_byte_order_mark_and_a_missing_group_column_are_fine(tmp_path):
     path = tmp_path / "bom.csv"
     path.write_text("\ufeffsentence,concept_strength_label\nA.,1\nB.,2\n", encoding="utf-8")
-    table = sentence_tables.read_labelled(path)
+    table = read_labelled(path)
     assert table == [LabelledSentence("A.", 1, "row-2"), LabelledSentence("B.", 2, "row-3")]
 
 
 def test_writing_is_read_back(tmp_path):
     table = [LabelledSentence('She said, "no".', 2, "x"), LabelledSentence("Ünïcode, läßt grüßen", 0, "y")]
     path = tmp_path / "t.csv"
-    sentence_tables.write_text(path, sentence_tables.labelled_text(table))
-    assert sentence_tables.read_labelled(path) == table
+    path.write_text(labelled_text(table), encoding="utf-8")
+    assert read_labelled(path) == table
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]

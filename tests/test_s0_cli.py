@@ -6,11 +6,16 @@ from pathlib import Path
 import expand_dataset
 import generate_sentences
 import label_sentences
-import llm_client
 import numpy as np
 import pytest
-import rubric
-from sentence_tables import LabelledSentence
+from endpoint import settings
+from prompts.answer_forms import JUDGEMENTS, BadAnswerError
+from prompts.messages import examples_for, sentence_messages
+from prompts.rubric import DEFINITIONS, Trait, find_trait
+from prompts.scene_plan import WORD_BANDS, Slot
+from sentences.drafts import Draft
+from sentences.labelled_tables import LabelledSentence
+from sentences.sentence_judge import agreement, median_labels
 from sklearn.metrics import cohen_kappa_score
 
 STAGE = Path(__file__).resolve().parents[1] / "s0_dataset_generation"
@@ -24,7 +29,7 @@ KEY = "sk-unused-0123456789"
 def without_endpoint(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setattr(llm_client, "load_environment", lambda: None)
+    monkeypatch.setattr(settings, "load_environment", lambda: None)
     monkeypatch.chdir(STAGE)
 
 
@@ -76,22 +81,21 @@ def test_the_shipped_dataset_is_not_replaced_unasked(capsys, monkeypatch, shippe
 
 def test_the_key_is_read_from_dotenv_and_the_environment_has_precedence(monkeypatch, tmp_path):
     monkeypatch.undo()
-    monkeypatch.setattr(llm_client, "__file__", str(tmp_path / "llm_client.py"))
+    monkeypatch.setattr(settings, "STAGE", tmp_path)
     (tmp_path / ".env").write_text(f"OPENAI_API_KEY={KEY}\nOPENAI_BASE_URL=http://localhost:1/v1\n", "utf-8")
     monkeypatch.setenv("OPENAI_API_KEY", "")
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:2/v1")
-    llm_client.load_environment()
-    arguments = expand_dataset.parse_args(README_COMMAND)
-    settings = llm_client.settings_from(arguments, rubric.Trait("Dishonesty", ""))
-    assert (settings.api_key, settings.base_url) == (KEY, "http://localhost:2/v1")
-    assert KEY not in repr(settings)
+    arguments = expand_dataset.build_parser().parse_args(README_COMMAND)
+    found = settings.settings_from(arguments, Trait("Dishonesty", ""))
+    assert (found.api_key, found.base_url) == (KEY, "http://localhost:2/v1")
+    assert KEY not in repr(found)
 
 
 def test_a_local_server_needs_no_key():
-    arguments = expand_dataset.parse_args([*README_COMMAND, "--base-url", "http://localhost:8000/v1"])
-    settings = llm_client.settings_from(arguments, rubric.Trait("Dishonesty", ""))
-    assert (settings.api_key, settings.base_url) == ("no-key-needed", "http://localhost:8000/v1")
+    command = [*README_COMMAND, "--base-url", "http://localhost:8000/v1"]
+    found = settings.settings_from(expand_dataset.build_parser().parse_args(command), Trait("Dishonesty", ""))
+    assert (found.api_key, found.base_url) == ("no-key-needed", "http://localhost:8000/v1")
 
 
 @pytest.mark.parametrize("script", [expand_dataset, generate_sentences])
@@ -101,7 +105,7 @@ def test_a_dry_run_shows_prompts_and_an_estimate_without_a_key(script, capsys, t
     text = capsys.readouterr().out
     seeds = (STAGE / "initial_hendrycks_data" / "dishonesty.csv").read_text(encoding="utf-8").splitlines()
     assert seeds[-1].split(",3,")[0].strip('"').replace('""', '"') in text
-    assert rubric.DEFINITIONS["dishonesty"] in text
+    assert DEFINITIONS["dishonesty"] in text
     requests = 15 + 80 + (40 if script is expand_dataset else 0)
     assert re.search(
         rf"nothing sent: about {requests} requests, [\d,]+ tokens in, [\d,]+ out, cost about \d", text
@@ -121,16 +125,7 @@ SEEDS = "initial_hendrycks_data/dishonesty.csv"
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (["--label3-count", "-1"], "--label3-count -1"),
         (["--label3-count", "0"], "nothing to write"),
-        (["--batch-size", "0"], "--batch-size 0"),
-        (["--max-rounds", "0"], "--max-rounds 0"),
-        (["--judge-votes", "2"], "--judge-votes 2"),
-        (["--judge-votes", "-1"], "--judge-votes -1"),
-        (["--judge-batch-size", "0"], "--judge-batch-size 0"),
-        (["--concurrency", "0"], "--concurrency 0"),
-        (["--max-retries", "-1"], "--max-retries -1"),
-        (["--timeout", "0"], "--timeout 0"),
         (["--price-in", "1"], "--price-in and --price-out go together"),
         (["--base-url", "localhost:8000"], "--base-url"),
         (["--base-url", "ftp://host/v1"], "--base-url"),
@@ -152,12 +147,28 @@ def test_bad_arguments_are_one_line_and_status_2(capsys, monkeypatch, tmp_path, 
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-@pytest.mark.parametrize("value", ["many", "1.5", ""])
-def test_a_count_that_is_no_number_is_argparse_s_error(capsys, value):
-    with pytest.raises(SystemExit) as stopped:
-        expand_dataset.main(["--trait", "X", "--seed-file", SEEDS, "--label3-count", value])
-    assert stopped.value.code == 2
-    assert "--label3-count" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--label3-count", ["many", "1.5", "", "-1"]),
+        ("--batch-size", ["0"]),
+        ("--max-rounds", ["0"]),
+        ("--judge-votes", ["2", "-1"]),
+        ("--judge-batch-size", ["0"]),
+        ("--concurrency", ["0"]),
+        ("--max-retries", ["-1"]),
+        ("--timeout", ["0", "nan"]),
+        ("--temperature", ["-1"]),
+        ("--price-in", ["-1"]),
+        ("--seed", ["-1"]),
+    ],
+)
+def test_a_value_out_of_range_is_argparse_s_error(capsys, option, values):
+    for value in values:
+        with pytest.raises(SystemExit) as stopped:
+            expand_dataset.main(["--trait", "X", "--seed-file", SEEDS, option, value])
+        assert stopped.value.code == 2
+        assert f"argument {option}: {value!r} is not" in capsys.readouterr().err
 
 
 def test_an_unreadable_key_is_refused(capsys, monkeypatch, tmp_path):
@@ -191,31 +202,29 @@ def test_bad_input_of_labelling(capsys, monkeypatch, tmp_path, content, says):
 
 def test_where_a_definition_comes_from(tmp_path):
     seeds = tmp_path / "seeds.csv"
-    assert rubric.find_trait("Dishonesty", None, seeds).definition == rubric.DEFINITIONS["dishonesty"]
-    assert (
-        rubric.find_trait("Tidiness", None, seeds).definition == "Tidiness in the ordinary sense of the word."
-    )
+    assert find_trait("Dishonesty", None, seeds).definition == DEFINITIONS["dishonesty"]
+    assert find_trait("Tidiness", None, seeds).definition == "Tidiness in the ordinary sense of the word."
     beside = tmp_path / "dishonesty.definition.txt"
     beside.write_text("Telling\n  untruths.\n", encoding="utf-8")
-    assert rubric.find_trait("Dishonesty", None, seeds).definition == "Telling untruths."
-    assert rubric.find_trait("Dishonesty", "Mine.", seeds).definition == "Mine."
+    assert find_trait("Dishonesty", None, seeds).definition == "Telling untruths."
+    assert find_trait("Dishonesty", "Mine.", seeds).definition == "Mine."
     beside.write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match="empty"):
-        rubric.find_trait("Dishonesty", None, seeds)
+        find_trait("Dishonesty", None, seeds)
 
 
 def test_every_shipped_trait_has_a_definition():
     shipped = {path.stem for path in (STAGE / "initial_hendrycks_data").glob("*.csv")}
-    assert set(rubric.DEFINITIONS) <= shipped
+    assert set(DEFINITIONS) <= shipped
 
 
 def test_examples_fall_back_to_the_nearest_label():
     seeds = [LabelledSentence("one", 1, "a"), LabelledSentence("three", 3, "b")]
-    assert rubric.examples_for(seeds, 3) == (3, ["three"])
-    assert rubric.examples_for(seeds, 2) == (1, ["one"])
-    assert rubric.examples_for(seeds, 0) == (1, ["one"])
-    slots = [rubric.Slot("s", "A scene.", 0, (6, 10), "first person")]
-    text = rubric.sentence_messages(rubric.Trait("T", "D."), seeds, slots, ["I was"])[1]["content"]
+    assert examples_for(seeds, 3) == (3, ["three"])
+    assert examples_for(seeds, 2) == (1, ["one"])
+    assert examples_for(seeds, 0) == (1, ["one"])
+    slots = [Slot("s", "A scene.", 0, (6, 10), "first person")]
+    text = sentence_messages(Trait("T", "D."), seeds, slots, ["I was"])[1]["content"]
     assert "There is no example of label 0. For tone only, sentences of label 1:\n- one\n" in text
     assert "These openings are used up: I was." in text
 
@@ -223,8 +232,8 @@ def test_examples_fall_back_to_the_nearest_label():
 def test_word_bands_are_balanced_over_the_scenes():
     """For any number of scenes the bands differ by at most one: fewer scenes for a label change nothing."""
     for n in range(1, 60):
-        bands = [rubric.WORD_BANDS[i % len(rubric.WORD_BANDS)] for i in range(n)]
-        counts = [bands.count(band) for band in rubric.WORD_BANDS]
+        bands = [WORD_BANDS[i % len(WORD_BANDS)] for i in range(n)]
+        counts = [bands.count(band) for band in WORD_BANDS]
         assert max(counts) - min(counts) <= 1
 
 
@@ -249,42 +258,50 @@ def test_word_bands_are_balanced_over_the_scenes():
     ],
 )
 def test_unusable_answers(content, problem):
-    with pytest.raises(llm_client.BadAnswerError, match=problem):
-        llm_client.parse_items(content, rubric.JUDGEMENTS)
+    with pytest.raises(BadAnswerError, match=problem):
+        JUDGEMENTS.parse(content)
 
 
 def test_valid_entries_are_kept_beside_invalid_ones():
     content = 'Well: {"judgements": [{"sentence_id": "a", "label": 0, "why": "x"}, {"sentence_id": 3}, 5]} '
     "done"
-    items, n_invalid = llm_client.parse_items(content, rubric.JUDGEMENTS)
-    assert ([(item.sentence_id, item.label) for item in items], n_invalid) == ([("a", 0)], 2)
+    assert [(item.sentence_id, item.label) for item in JUDGEMENTS.parse(content)] == [("a", 0)]
 
 
 def test_thoughts_and_drafts_before_the_answer_are_passed_over():
     draft = '{"judgements": [{"sentence_id": "a", "label": 0}]}'
     final = draft.replace("0", "3")
-    items, _ = llm_client.parse_items(f"<think>{{a}} is hard; {draft}?</think> {final}", rubric.JUDGEMENTS)
+    items = JUDGEMENTS.parse(f"<think>{{a}} is hard; {draft}?</think> {final}")
     assert [item.label for item in items] == [3]
-    items, _ = llm_client.parse_items(f'{{"why": "x", {final[1:]}', rubric.JUDGEMENTS)
+    items = JUDGEMENTS.parse(f'{{"why": "x", {final[1:]}')
     assert [item.label for item in items] == [3]
 
 
 def test_median_labels_never_invent_one():
     votes = np.array([[0, 3, 3], [1, 1, 2], [np.nan, 2, 2], [np.nan] * 3])
-    assert label_sentences.median_labels(votes) == [3, 1, None, None]
+    assert median_labels(votes) == [3, 1, None, None]
+
+
+def drafts_judged(intended, judged) -> list[tuple[Draft, int]]:
+    return [
+        (Draft(f"Sentence {n}.", *pair, "g"), label) for n, (*pair, label) in enumerate(zip(intended, judged))
+    ]
 
 
 def test_agreement_against_scikit_learn():
     rng = np.random.default_rng(0)
     intended = rng.integers(0, 4, 100)
     judged = np.clip(intended + rng.integers(-1, 2, 100), 0, 3)
-    result = label_sentences.agreement(intended, judged)
+    result = agreement(drafts_judged(intended, judged))
     assert result["quadratic_kappa"] == pytest.approx(
         cohen_kappa_score(intended, judged, weights="quadratic"), abs=1e-4
     )
     matrix = np.array(result["confusion_intended_by_judged"])
     assert matrix[2, 3] == ((intended == 2) & (judged == 3)).sum()
     assert result["equal"] == matrix.trace() / 100
-    assert label_sentences.agreement([], [])["quadratic_kappa"] is None
-    assert label_sentences.agreement([2, 2], [2, 2])["quadratic_kappa"] is None
-    assert label_sentences.agreement([2, 2], [2, 2])["equal"] == 1.0
+    assert agreement([])["quadratic_kappa"] is None
+    assert agreement(drafts_judged([2, 2], [2, 2]))["quadratic_kappa"] is None
+    assert agreement(drafts_judged([2, 2], [2, 2]))["equal"] == 1.0
+    assert (
+        agreement(drafts_judged([2, None], [2, 3]))["n_judged"] == 1
+    )  # what nobody intended is not compared

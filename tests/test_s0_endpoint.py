@@ -2,7 +2,6 @@
 
 import asyncio
 import csv
-import hashlib
 import json
 import os
 import random
@@ -10,199 +9,38 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import audit_dataset
 import expand_dataset
 import generate_sentences
 import label_sentences
-import llm_client
 import numpy as np
 import pytest
-import rubric
+from audit import audit_files
+from endpoint import llm_client
+from endpoint.answer_journal import Journal
+from endpoint.chat_request import Question
+from endpoint.request_failures import retry_after_seconds
+from endpoint.settings import Settings
+from endpoint.usage import Usage
+from loopback_llm import (
+    KEY,
+    LoopbackHandler,
+    LoopbackLLM,
+    invented_sentence,
+    kind_of,
+    loopback_llm,
+    user_text,
+)
+from prompts.answer_forms import SENTENCES
+from prompts.messages import sentence_messages
+from prompts.rubric import Trait
+from prompts.scene_plan import WORD_BANDS, Slot
+from sentences.labelled_tables import LabelledSentence
 
 STAGE = Path(__file__).resolve().parents[1] / "s0_dataset_generation"
-KEY = "sk-loopback-0123456789abcdef"
-SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u")]
-
-
-def invented_sentence(name: str, n_words: int) -> str:
-    rng = random.Random(name)
-    words = ["".join(rng.choices(SYLLABLES, k=rng.randint(2, 4))) for _ in range(n_words)]
-    return " ".join(words).capitalize() + "."
-
-
-class LoopbackServer(ThreadingHTTPServer):
-    """Speaks /v1/chat/completions. `fault(number, body)` names what goes wrong with a request, or None."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), LoopbackHandler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.lock = threading.Lock()
-        self.bodies: list[dict] = []
-        self.arrivals: list[float] = []
-        self.in_flight = self.most_in_flight = 0
-        self.labels: dict[str, int] = {}  # sentences this server wrote -> the label they were asked for
-        self.fault = lambda number, body: None
-        self.judged_label = lambda sentence, label, body: label
-        self.delay = 0.0
-        self.answers_before_the_gate = 10**9  # later requests wait until it is opened
-        self.gate = threading.Event()
-        self.accepted_formats = {"json_schema", "json_object", "text"}
-        self.hang_seconds = 3.0
-
-    def kinds(self) -> Counter:
-        return Counter(kind_of(body) for body in self.bodies)
-
-
-def kind_of(body: dict) -> str:
-    return next(kind for kind in ("scenes", "sentences", "judgements") if f'{{"{kind}"' in user_text(body))
-
-
-def user_text(body: dict) -> str:
-    return body["messages"][1]["content"]
-
-
-class LoopbackHandler(BaseHTTPRequestHandler):
-    server: LoopbackServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server = self.server
-        with server.lock:
-            server.bodies.append(body)
-            server.arrivals.append(time.monotonic())
-            number = len(server.bodies)
-            server.in_flight += 1
-            server.most_in_flight = max(server.most_in_flight, server.in_flight)
-        try:
-            time.sleep(server.delay)
-            if number > server.answers_before_the_gate:
-                server.gate.wait(60)
-            self.answer(body, server.fault(number, body))
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        finally:
-            with server.lock:
-                server.in_flight -= 1
-
-    def answer(self, body: dict, fault: str | None) -> None:
-        assert self.path == "/v1/chat/completions"
-        if fault is not None and fault[:3].isdigit():
-            status, _, code = fault.partition(" ")
-            headers = {"Retry-After": code.removeprefix("wait=")} if code.startswith("wait=") else {}
-            message = f"went wrong for {self.headers['Authorization']} ({code})"
-            self.send(int(status), {"error": {"message": message, "code": code, "param": None}}, headers)
-            return
-        used = body.get("response_format", {"type": "text"})["type"]
-        if used not in self.server.accepted_formats:
-            self.send(400, {"error": {"message": f"response_format type {used} is not supported"}})
-            return
-        if fault == "no temperature" and "temperature" in body:
-            error = {"message": "Unsupported value", "param": "temperature", "code": "unsupported_value"}
-            self.send(400, {"error": error})
-            return
-        if fault == "hang":
-            time.sleep(self.server.hang_seconds)
-        message = {"role": "assistant", "content": json.dumps(self.content(body, fault))}
-        finish = "stop"
-        if fault == "truncated":
-            message["content"] = message["content"][: len(message["content"]) // 2]
-        elif fault == "length":
-            finish = "length"
-        elif fault == "malformed":
-            message["content"] = "Sure! Here you are: {sentences: oops}"
-        elif fault == "fenced":
-            message["content"] = f"Here you are:\n```json\n{message['content']}\n```"
-        elif fault == "refusal":
-            message |= {"content": None, "refusal": "I cannot help with that."}
-        elif fault == "echo":
-            message["content"] = f"{self.headers['Authorization']} {message['content']}"
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        choice = {"index": 0, "finish_reason": finish, "message": message}
-        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
-        self.send(200, reply | {"choices": [choice], "usage": usage}, fault=fault)
-
-    def content(self, body: dict, fault: str | None) -> dict:
-        kind = kind_of(body)
-        text = user_text(body)
-        if kind == "scenes":
-            count = int(re.search(r"Invent (\d+)", text)[1])
-            stem = hashlib.sha256(text.encode()).hexdigest()[:4]
-            scenes = [
-                {"title": f"Scene {stem} {n}", "scene": invented_sentence(f"{stem}-{n}", 15)}
-                for n in range(count)
-            ]
-            return {"scenes": scenes}
-        slots = json.loads(text.splitlines()[-1])
-        if kind == "judgements":
-            items = []
-            for slot in slots:
-                label = self.server.labels.get(slot["sentence"], 0)
-                label = self.server.judged_label(slot["sentence"], label, body)
-                items.append({"sentence_id": slot["sentence_id"], "label": label})
-            id_key = "sentence_id"
-        else:
-            label = int(re.search(r"sentence of label (\d)", text)[1])
-            items = []
-            for slot in slots:
-                shortest, longest = map(int, slot["words"].split(" to "))
-                rng = random.Random(f"{slot['scenario_id']} {label}")
-                sentence = invented_sentence(
-                    f"{slot['scenario_id']} {label} {body.get('seed')}", rng.randint(shortest, longest)
-                )
-                with self.server.lock:
-                    self.server.labels[sentence] = label
-                items.append(
-                    {"scenario_id": slot["scenario_id"], "intended_label": label, "sentence": sentence}
-                )
-            id_key = "scenario_id"
-        if fault == "too few":
-            items = items[: len(items) // 2 + 1]
-        elif fault == "too many":
-            items += [item | {id_key: f"{item[id_key]}-extra"} for item in items]
-        elif fault == "duplicates" and kind == "sentences":
-            items = [item | {"sentence": items[0]["sentence"]} for item in items]
-        elif fault == "repeated":
-            items += [item | ({"label": 0} if "label" in item else {}) for item in items]
-        elif fault == "wrong ids":
-            items = [items[0]] + [item | {id_key: "nobody"} for item in items[1:]]
-        elif fault == "wrong types":
-            items = [{**items[0], id_key: 7}, {"x": 1}, "text", *items[3:]]
-        elif fault == "other list":
-            return {"answers": items}
-        return {kind: items}
-
-    def send(self, status: int, reply: dict, headers: dict | None = None, fault: str | None = None) -> None:
-        payload = json.dumps(reply).encode()
-        if fault == "broken body":
-            payload = payload[: len(payload) // 2]
-        if fault == "html":
-            payload = b"<html>gateway</html>"
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if fault == "html" else "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if fault == "cut":
-            self.wfile.write(payload[: len(payload) // 2])
-            self.wfile.flush()
-            self.connection.close()
-            self.close_connection = True
-            return
-        self.wfile.write(payload)
 
 
 @pytest.fixture
@@ -213,11 +51,8 @@ def server(monkeypatch):
     # The audit is the slowest part and has tests of its own; the first test below runs it.
     monkeypatch.setattr(expand_dataset, "write_audit", lambda *_: {})
     monkeypatch.setattr(expand_dataset, "summary", lambda _: "(not audited)")
-    with LoopbackServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
+    with loopback_llm() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -231,9 +66,7 @@ def seeds(tmp_path) -> Path:
     return path
 
 
-def expand_arguments(
-    server: LoopbackServer, seeds: Path, output: Path, *more: str, each: int = 10
-) -> list[str]:
+def expand_arguments(server: LoopbackLLM, seeds: Path, output: Path, *more: str, each: int = 10) -> list[str]:
     counts = [part for label in range(4) for part in (f"--label{label}-count", str(each))]
     return [
         "--trait", "Generosity", "--seed-file", str(seeds), *counts, "--output", str(output),
@@ -255,32 +88,31 @@ def journal_records(output: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def settings_for(server: LoopbackServer, **changes) -> llm_client.Settings:
+def settings_for(server: LoopbackLLM, **changes) -> Settings:
     values = {
         "concurrency": 4,
         "max_retries": 4,
         "timeout": 20.0,
         "seed": 0,
-        "price_in": None,
-        "price_out": None,
+        "prices": None,
     }
-    return llm_client.Settings(api_key=KEY, base_url=server.url, **(values | changes))
+    return Settings(api_key=KEY, base_url=server.url, **(values | changes))
 
 
-def ask_one(server: LoopbackServer, journal_path: Path, **changes) -> tuple[list, llm_client.Usage]:
+def ask_one(server: LoopbackLLM, journal_path: Path, **changes) -> tuple[list, Usage]:
     """One question for five sentences of label 3, through the real client."""
-    trait = rubric.Trait("Generosity", "Giving.")
-    seed_rows = [generate_sentences.LabelledSentence("I gave it all away.", 3, "seed")]
-    slots = [rubric.Slot(f"scene-{n}", "A market.", 3, (6, 10), "first person") for n in range(5)]
-    messages = rubric.sentence_messages(trait, seed_rows, slots, [])
+    trait = Trait("Generosity", "Giving.")
+    seed_rows = [LabelledSentence("I gave it all away.", 3, "seed")]
+    slots = [Slot(f"scene-{n}", "A market.", 3, (6, 10), "first person") for n in range(5)]
+    messages = sentence_messages(trait, seed_rows, slots, [])
     temperature = changes.pop("temperature", None)
-    question = llm_client.Question("tiny", messages, rubric.SENTENCES, "test", temperature)
+    question = Question("tiny", messages, SENTENCES, "test", temperature)
 
-    async def ask() -> tuple[list, llm_client.Usage]:
-        journal = llm_client.Journal(journal_path, "Generosity")
+    async def ask() -> tuple[list, Usage]:
+        journal = Journal(journal_path, "Generosity")
         try:
             async with llm_client.LLMClient(settings_for(server, **changes), journal) as client:
-                return (await client.ask_all([question], "test"))[0], client.usage
+                return (await client.ask_all([question], "test"))[0].items, client.usage
         finally:
             journal.close()
 
@@ -291,8 +123,8 @@ def ask_one(server: LoopbackServer, journal_path: Path, **changes) -> tuple[list
 
 
 def test_expand_gives_exactly_the_requested_counts(server, seeds, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(expand_dataset, "write_audit", audit_dataset.write_audit)
-    monkeypatch.setattr(expand_dataset, "summary", audit_dataset.summary)
+    monkeypatch.setattr(expand_dataset, "write_audit", audit_files.write_audit)
+    monkeypatch.setattr(expand_dataset, "summary", audit_files.summary)
     output = tmp_path / "out" / "generosity.csv"
     prices = ("--price-in", "2", "--price-out", "10")
     assert expand_dataset.main(expand_arguments(server, seeds, output, *prices)) == 0
@@ -343,7 +175,7 @@ def test_length_and_voice_follow_the_scene_and_not_the_label(server, seeds, tmp_
             for slot in json.loads(user_text(body).splitlines()[-1]):
                 asked.setdefault(slot["scenario_id"], set()).add((slot["words"], slot["voice"]))
     assert {len(forms) for forms in asked.values()} == {1}
-    assert len({words for forms in asked.values() for words, _ in forms}) == len(rubric.WORD_BANDS)
+    assert len({words for forms in asked.values() for words, _ in forms}) == len(WORD_BANDS)
 
 
 def test_a_second_start_asks_nothing_and_writes_the_same(server, seeds, tmp_path, capsys):
@@ -474,6 +306,7 @@ def test_answers_with_wrong_entries_end_in_exact_counts(server, seeds, tmp_path,
     assert all(server.labels[row["sentence"]] == int(row["concept_strength_label"]) for row in rows[8:])
 
 
+@pytest.mark.slow
 def test_a_thousand_sentences_at_concurrency_16_without_loss(server, seeds, tmp_path):
     server.delay = 0.02
     output = tmp_path / "g.csv"
@@ -485,6 +318,7 @@ def test_a_thousand_sentences_at_concurrency_16_without_loss(server, seeds, tmp_
     assert len(answers) == len(server.bodies) == len({record["key"] for record in answers})
 
 
+@pytest.mark.slow
 def test_a_full_run_with_every_tenth_request_at_fault_loses_nothing(server, seeds, tmp_path):
     faults = (
         "429 wait=0.05", "500", "503", "cut", "truncated", "malformed", "broken body", "html",
@@ -557,11 +391,11 @@ def test_retry_after_is_waited_for(server, tmp_path):
 
 
 def test_retry_after_forms():
-    assert llm_client.retry_after_seconds({"retry-after": "2.5"}) == 2.5
-    assert llm_client.retry_after_seconds({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-    assert llm_client.retry_after_seconds({"retry-after": "Wed, 21 Oct 2115 07:28:00 GMT"}) > 1e9
-    assert llm_client.retry_after_seconds({"retry-after": "soon"}) is None
-    assert llm_client.retry_after_seconds({}) is None
+    assert retry_after_seconds({"retry-after": "2.5"}) == 2.5
+    assert retry_after_seconds({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+    assert retry_after_seconds({"retry-after": "Wed, 21 Oct 2115 07:28:00 GMT"}) > 1e9
+    assert retry_after_seconds({"retry-after": "soon"}) is None
+    assert retry_after_seconds({}) is None
 
 
 @pytest.mark.parametrize("accepted", [{"json_object", "text"}, {"text"}])
@@ -641,7 +475,7 @@ def test_a_server_that_fails_for_good_is_given_up(server, seeds, tmp_path, capsy
 def test_nobody_listening(seeds, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(llm_client, "BACKOFF_SECONDS", 0.01)
-    with LoopbackServer() as closed:
+    with LoopbackLLM() as closed:
         url = closed.url
     closed.url = url
     assert expand_dataset.main(expand_arguments(closed, seeds, tmp_path / "g.csv")) == 2
@@ -677,6 +511,7 @@ def test_credentials_in_the_url_are_not_recorded(server, seeds, tmp_path, capsys
 # Killed and continued
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_a_second_start_asks_only_for_the_rest(server, seeds, tmp_path, how):
     server.answers_before_the_gate = 6  # so that it cannot have finished, however slow this process is

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import import_hendrycks
 import pytest
-from test_s0_endpoint import KEY, server  # noqa: F401
+from endpoint import settings
+from loopback_llm import KEY
+from test_s0_endpoint import server  # noqa: F401
 
 VIRTUE = """label,scenario
 1,Mara told her tutor that the dog had eaten the essay she never wrote. [SEP] deceitful
@@ -41,7 +43,7 @@ def ethics(tmp_path) -> Path:
 def without_endpoint(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setattr(import_hendrycks.llm_client, "load_environment", lambda: None)
+    monkeypatch.setattr(settings, "load_environment", lambda: None)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -182,5 +184,6 @@ def test_a_trait_without_a_word_list(ethics, tmp_path, capsys):
     assert "give --words" in capsys.readouterr().err
     assert import_hendrycks.main([*arguments, "--words", " , "]) == 2
     assert "--words is empty" in capsys.readouterr().err
-    assert import_hendrycks.main(arguments_for(ethics, tmp_path / "p.csv", "--per-label", "0")) == 2
-    assert "--per-label 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        import_hendrycks.main(arguments_for(ethics, tmp_path / "p.csv", "--per-label", "0"))
+    assert "argument --per-label: '0' is not" in capsys.readouterr().err

@@ -109,7 +109,8 @@ def dense(folder: Path, layer: int, average_l0: int) -> np.ndarray:
 
 def test_activations_are_the_columns_of_the_named_features(feature_folder):
     features = [Feature(1, 16, 7), Feature(1, 8, 5), Feature(1, 16, 3)]
-    activations = read_activations(open_feature_folder(feature_folder), features)
+    activations, attribution = read_activations(open_feature_folder(feature_folder), features)
+    assert attribution is None  # the folder has no effects
     expected = np.stack(
         [
             dense(feature_folder, 1, 16)[:, 7],
@@ -131,7 +132,7 @@ def test_reading_a_wide_sae_does_not_make_it_dense(tmp_path):
     s1 = open_feature_folder(folder)
     s1.run["saes"][0]["d_sae"] = 50_000
     tracemalloc.start()
-    activations = read_activations(s1, [Feature(0, 8, 49_999), Feature(0, 8, 17)])
+    activations, _ = read_activations(s1, [Feature(0, 8, 49_999), Feature(0, 8, 17)])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     np.testing.assert_array_equal(activations, wide[:, [49_999, 17]].toarray())

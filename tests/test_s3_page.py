@@ -48,7 +48,7 @@ def drawn_run() -> DrawnRun:
         sentence_offsets=OFFSETS,
         tokens=np.array([token for sentence in TOKENS for token in sentence]),
     )
-    return DrawnRun(s1, FEATURES, ACTIVATIONS, np.zeros(4, bool), {})
+    return DrawnRun(s1, FEATURES, ACTIVATIONS, None, np.zeros(4, bool), {})
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from twins_s3.feature_folder import FeatureFolder, find_sae, open_feature_folder, read_sae_activations
+from twins_s3.feature_folder import (
+    EXTRACT,
+    FeatureFolder,
+    find_sae,
+    open_feature_folder,
+    read_sae_activations,
+    required_file,
+)
 from twins_s3.provenance import sha256_of
 
 from .feature import Feature, FeatureKey
@@ -18,6 +25,7 @@ class DrawnRun:
     s1: FeatureFolder
     features: list[Feature]
     activations: np.ndarray  # [T, n_features] float32
+    attribution: np.ndarray | None  # [T, n_features] float32, nats; None where s1 computed no effects
     confirmation: np.ndarray  # [n] bool, sentences that had no part in choosing the features
     inputs_sha256: dict[str, str]
 
@@ -40,22 +48,25 @@ def load_run(s1_data: Path, s2_results: Path | None, named: list[FeatureKey] | N
     """Read and check both folders, and choose the features."""
     s1 = open_feature_folder(s1_data)
     choice = choose_features(s1, s2_results, named, top_n)
-    activations = read_activations(s1, choice.features)
+    activations, attribution = read_activations(s1, choice.features)
     print(
         f"read {len(choice.features)} features over {len(s1.labels):,} sentences, {len(s1.tokens):,} tokens"
     )
     files = {"s1 run.json": s1_data / "run.json", **choice.files}
     hashes = {name: sha256_of(path) for name, path in files.items()}
-    return DrawnRun(s1, choice.features, activations, choice.confirmation, hashes)
+    return DrawnRun(s1, choice.features, activations, attribution, choice.confirmation, hashes)
 
 
-def read_activations(s1: FeatureFolder, features: list[Feature]) -> np.ndarray:
-    """Return the activations of `features`, [T, n_features] float32.
+def read_activations(s1: FeatureFolder, features: list[Feature]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return activations and attributions of `features`, both [T, n_features] float32.
 
-    One SAE file is held at a time, and of it only the columns asked for are kept, so memory does not
-    grow with the number of SAEs. Raises ValueError for an SAE or a feature that the run does not have.
+    The attribution a_tf g_t·W_dec[f] is what a firing adds to the sentence's mean log-probability per token,
+    to first order, in nats; None unless s1 computed effects for all these features' SAEs. One SAE file is
+    held at a time, and of it only the columns asked for are kept, so memory does not grow with the SAEs.
+    Raises ValueError for an SAE or a feature that the run does not have.
     """
     activations = np.full((s1.run["n_tokens"], len(features)), np.nan, np.float32)  # [T, n_features]
+    attribution = np.full_like(activations, np.nan)
     for layer, average_l0 in dict.fromkeys(feature.key[:2] for feature in features):
         sae = find_sae(s1, layer, average_l0)
         columns = [i for i, f in enumerate(features) if f.key[:2] == (layer, average_l0)]
@@ -65,5 +76,22 @@ def read_activations(s1: FeatureFolder, features: list[Feature]) -> np.ndarray:
                 f"feature {max(ids)} of layer {layer}, L0 {average_l0} does not exist: that SAE has the "
                 f"features 0 to {sae['d_sae'] - 1}"
             )
-        activations[:, columns] = read_sae_activations(s1, sae)[:, ids].toarray()
-    return activations
+        of_sae = read_sae_activations(s1, sae)  # CSR [T, d_sae]
+        activations[:, columns] = of_sae[:, ids].toarray()
+        if sae.get("effects"):
+            of_sae.data = read_attribution(s1, sae, of_sae.nnz)
+            attribution[:, columns] = of_sae[:, ids].toarray()
+    return activations, None if np.isnan(attribution).any() else attribution
+
+
+def read_attribution(s1: FeatureFolder, sae: dict, n_values: int) -> np.ndarray:
+    """`token_attribution` [n_values] float32 of an SAE's effects, in the order of its activations."""
+    path = required_file(s1.folder, sae["effects"], EXTRACT)
+    with np.load(path, allow_pickle=False) as arrays:
+        values = arrays["token_attribution"] if "token_attribution" in arrays else np.empty(0)
+    if values.shape != (n_values,):
+        raise ValueError(
+            f"{path}: token_attribution has shape {values.shape}, the activations have {n_values} values; "
+            f"delete it and {EXTRACT}"
+        )
+    return values

@@ -21,6 +21,7 @@ def build_page(run: DrawnRun, rows: np.ndarray) -> str:
         model=run.s1.run["model"],
         features=run.features,
         n_sentences=len(rows),
+        has_attribution=run.attribution is not None,
         labels=list(enumerate(LABEL_NAMES)),
         # Inside a script element only "<" could end it: a token may well be "</script>".
         data=jinja2.utils.markupsafe.Markup(data.replace("<", "\\u003c")),
@@ -35,25 +36,38 @@ def page_data(run: DrawnRun, rows: np.ndarray) -> dict:
     tokens = np.concatenate([np.arange(len(run.s1.tokens))[run.tokens_of(row)] for row in rows])
     return {
         "features": [
-            feature_entry(i, feature, column[tokens], column.max())
-            for i, (feature, column) in enumerate(zip(run.features, run.activations.T))
+            feature_entry(i, feature, run.activations[:, i], tokens)
+            | ({} if run.attribution is None else attribution_entry(run.attribution[:, i], tokens))
+            for i, feature in enumerate(run.features)
         ],
         "sentences": [sentence_entry(run, row) for row in rows.tolist()],
     }
 
 
-def feature_entry(i: int, feature: Feature, values: np.ndarray, largest: float) -> dict:
-    """`values` [n_tokens of the page], of which those are listed that are not 0."""
+def feature_entry(i: int, feature: Feature, activations: np.ndarray, tokens: np.ndarray) -> dict:
+    """Of the activations [T], those at `tokens` (rows of the page's tokens) that are not 0."""
+    values = activations[tokens]
     at = np.flatnonzero(values)
     return {
         "name": feature.name,
         "key": feature.short_name,
         "score": feature.score,
         "url": feature.neuronpedia_url,
-        "largest": rounded(largest),
+        "largest": rounded(activations.max()),
         "colour": feature_style(i)["color"],
         "at": at.tolist(),
         "values": [rounded(value) for value in values[at]],
+    }
+
+
+def attribution_entry(attribution: np.ndarray, tokens: np.ndarray) -> dict:
+    """Of the attribution [T], in nats, what the page shows; `strongest` is over the whole run."""
+    values = attribution[tokens]
+    at = np.flatnonzero(values)
+    return {
+        "effect_at": at.tolist(),
+        "effects": [rounded(value) for value in values[at]],
+        "strongest": rounded(np.abs(attribution).max()),
     }
 
 

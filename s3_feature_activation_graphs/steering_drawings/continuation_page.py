@@ -1,0 +1,50 @@
+"""Builds `continuations.html`: what the steered model wrote, side by side by dose, in one file."""
+
+from itertools import groupby
+from pathlib import Path
+
+import jinja2
+
+from .steering_figures import name_of
+from .steering_results import SteeringResults
+
+TEMPLATE = Path(__file__).with_name("continuations_template.html")
+
+
+def build_continuation_page(results: SteeringResults) -> str:
+    """Return the HTML of a page with every continuation; texts are escaped, they are a model's."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        trait=results.run.get("trait", ""),
+        model=results.run["features_run"]["model"],
+        features=[feature_entry(results, finalist) for finalist in results.finalists],
+    )
+
+
+def feature_entry(results: SteeringResults, finalist: tuple[int, int, int]) -> dict:
+    """A feature's name, slope, and its texts by prompt and decoding, each by rising dose."""
+    own = [text for text in results.continuations if place(text) == finalist]
+
+    def chapter(text: dict) -> tuple[str, str]:
+        return text["prompt"], text["decoding"]
+
+    slope = results.slope_of(finalist)
+    return {
+        "id": "feature-" + "-".join(map(str, finalist)),
+        "name": name_of(finalist),
+        "slope": float(slope["slope"]),
+        "p_null": float(slope["p_null"]),
+        "chapters": [
+            {
+                "prompt": prompt,
+                "decoding": decoding,
+                "texts": sorted(texts, key=lambda text: text["alpha"]),
+            }
+            for (prompt, decoding), texts in groupby(sorted(own, key=chapter), key=chapter)
+        ],
+    }
+
+
+def place(text: dict) -> tuple[int, int, int]:
+    return text["layer"], text["average_l0"], text["feature_id"]
