@@ -1,8 +1,8 @@
-"""JumpReLU in float32 at about the speed of bfloat16: screen everything, compute only what may fire.
+"""JumpReLU in float32 at nearly the speed of bfloat16: screen everything, compute only what may fire.
 
-Of 16,384 features about a hundred fire at a token. A product in bfloat16 gives every pre-activation with a bound
-on its error; features that the bound excludes do not fire, and only the others, the candidates, are computed in
-float32.
+Of 16,384 features about a hundred fire at a token. A product in bfloat16 gives every pre-activation with a
+bound on its error; features that the bound excludes do not fire, and only the others, the candidates, are
+computed in float32.
 
 The bound. Let z = x·w + b be the exact pre-activation and θ the threshold (at least 0). With a centre μ and a
 scale s per dimension, x' = (x - μ)/s, w' = s w and b' = b + μ·w give z = x'·w' + b'. Let x̂ and ŵ be x' and w'
@@ -10,28 +10,29 @@ rounded to bfloat16. By Cauchy and Schwarz
 
     |x'·w' - x̂·ŵ| ≤ ‖x' - x̂‖ ‖w'‖ + ‖x̂‖ ‖w' - ŵ‖,
 
-with the norms of what rounding really took, not of what it might. Centre and scale make these small where a few
-dimensions carry most of the norm; s is a power of two, so that scaling rounds nothing.
+with the norms of what rounding really took, not of what it might. Centre and scale make these small where a
+few dimensions carry most of the norm; s is a power of two, so that scaling rounds nothing.
 
-What is computed is S = x̂·ŵ + A P + B Q + C R + O - θ as ONE product of vectors that are 8 entries longer, each
-extra entry rounded up, where
+What is computed is S = x̂·ŵ + A P + B Q + C R + O as one product of vectors that are EXTRA entries longer,
+each extra entry rounded up, where
 
     A = ‖x' - x̂‖ + 2u ‖x'‖    P = ‖w'‖             what rounding x' took; 2u: the subtraction x - μ itself
     B = ‖x̂‖                   Q = ‖w' - ŵ‖ + γ ‖ŵ‖  what rounding w' took; γ: accumulating the product
     C = γ' ‖x‖                 R = ‖w‖              the rounding of float32's own x·w + b, in any order
-    O = b', in three parts of 8 bits each, what they leave out, and γ' |b|
+    O = b' - θ in three parts of 8 bits each, what these leave out, and γ' |b|
 
-u = 2⁻²⁴ is float32's unit roundoff, γ' = γ_{d+2} = (d+2)u / (1 - (d+2)u) (Higham 2002, section 3.1), and γ the
-same for n = d + 8 additions with 2⁻²³ in place of u, which also covers units that cut off instead of rounding.
-Products of two bfloat16 numbers are exact in float32. All terms but x̂·ŵ carry a factor 1 + SLACK for their own
-accumulation and for the norms' rounding.
+u = 2⁻²⁴ is float32's unit roundoff, γ' = γ_{d+2} = (d+2)u / (1 - (d+2)u) (Higham 2002, *Accuracy and
+Stability of Numerical Algorithms*, section 3.1), and γ the same for d + EXTRA additions with 2⁻²³ in place of
+u, which also covers units that cut off instead of rounding. Products of two bfloat16 numbers are exact in
+float32. Every norm carries a factor 1 + SLACK for its own rounding and for accumulating its term, which
+suffices as long as γ < SLACK / 2, up to d = 30,000.
 
-So if float32 finds z > θ, however it orders the sum, then S > 0 in exact arithmetic and, as rounding to nearest
-keeps signs, the computed S is not negative. Testing against zero is why the rounding of the output, otherwise
-the largest error of all (2⁻⁸ of z), costs nothing. Numbers below FLOOR, where hardware may flush to zero, are
-rounded away beforehand and counted among what rounding took.
+So if float32 finds z > θ, however it orders the sum, then S > 0 in exact arithmetic and, as rounding to
+nearest keeps signs, the computed S is not negative. Testing against zero is why rounding the output,
+otherwise the largest error of all (2⁻⁸ of z), costs nothing. Numbers so small that hardware may flush them to zero are
+rounded away beforehand, counted among what rounding took, and FLOOR is added to every norm.
 
-Consequence: what is returned does not depend on μ and s, which only decide how many candidates there are.
+What is returned does not depend on μ and s: they only decide how many candidates there are.
 """
 
 import warnings
@@ -45,9 +46,7 @@ from autoencoders.jump_relu import JumpReluEncoder
 
 UNIT = 2.0**-24  # unit roundoff of float32
 ACCUMULATION_UNIT = 2.0**-23  # of the additions inside a bfloat16 product, cut off or rounded
-EXTRA = (
-    8  # columns behind the d_in own ones: A, B, C, and ones for b' in three parts, its rest, and -θ's share
-)
+EXTRA = 8  # entries: A, B, C, four ones for O in three parts and its rest, and a zero to fill up
 SLACK = 2.0**-7  # relative, of every term of the bound
 FLOOR = 2.0**-60  # added to norms: far below any threshold, far above what flushing denormals could hide
 DENSE_SHARE = 1 / 16  # of candidates among all pairs of a chunk, from which computing all is faster
@@ -55,7 +54,7 @@ DENSE_SHARE = 1 / 16  # of candidates among all pairs of a chunk, from which com
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Centre and scale of a layer's residual stream, from any sample of its tokens."""
+    """Centre and scale of a layer's residual stream; any values give the same activations."""
 
     centre: torch.Tensor  # [d_in] float32
     scale: torch.Tensor  # [d_in] float32, powers of two
@@ -71,10 +70,10 @@ class Conditioning:
         centre = sums / count  # [d_in]
         spread = np.sqrt(np.maximum(squares / count - centre**2, 0))  # [d_in]
         exponent = np.round(np.log2(np.where(spread > 0, spread, 1.0))).clip(-40, 40)
-        return cls(
-            torch.from_numpy(centre.astype(np.float32)),
-            torch.from_numpy(np.exp2(exponent).astype(np.float32)),
-        )
+        return cls(*(torch.from_numpy(values.astype(np.float32)) for values in (centre, np.exp2(exponent))))
+
+    def to(self, device: torch.device) -> "Conditioning":
+        return Conditioning(self.centre.to(device), self.scale.to(device))
 
 
 def rounded_up(values: torch.Tensor) -> torch.Tensor:
@@ -91,7 +90,7 @@ def rounded(values: torch.Tensor) -> torch.Tensor:
 
 
 def in_three_parts(values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Three bfloat16 arrays that add up to float64 `values` but for a rest, returned as its absolute value."""
+    """Three bfloat16 arrays that add up to float64 `values`, and the size of what they leave out."""
     parts = []
     for _ in range(3):
         part = rounded(values.float())
@@ -113,7 +112,7 @@ class ScreenedJumpRelu:
     b_enc: torch.Tensor  # [d_sae] float32
     threshold: torch.Tensor  # [d_sae] float32, at least 0
     conditioning: Conditioning
-    screen_rows: torch.Tensor  # [d_sae, d_in + EXTRA] bfloat16
+    screen_rows: torch.Tensor | None  # [d_sae, d_in + EXTRA] bfloat16; None where bounds are not finite
 
     @classmethod
     def of(cls, encoder: JumpReluEncoder, conditioning: Conditioning) -> "ScreenedJumpRelu":
@@ -127,8 +126,10 @@ class ScreenedJumpRelu:
         bias = encoder.b_enc.double()
         offset = bias + weights.double() @ conditioning.centre.double() - threshold.double()
         parts, left_out = in_three_parts(offset)
-        rest = (left_out + gamma_32 * bias.abs() + 4 * gamma * offset.abs()).float() * (1 + SLACK) + FLOOR
-        rest += 2.0**-40 * float(conditioning.centre.norm()) * size  # of adding up b' in float64
+        rest = left_out + gamma_32 * bias.abs() + 4 * gamma * offset.abs()
+        # The last term is the rounding of b' - θ itself, in float64.
+        rest += 2.0**-40 * (float(conditioning.centre.norm()) * size + threshold)
+        rest = rest.float() * (1 + SLACK) + FLOOR
         columns = [
             rounded_up(norms(conditioned)),
             rounded_up(norms(conditioned.sub_(coarse)) + gamma * norms(coarse.float())),
@@ -138,6 +139,8 @@ class ScreenedJumpRelu:
             torch.zeros_like(parts[0]),  # keeps the width a multiple of eight
         ]
         screen_rows = torch.cat([coarse, torch.stack(columns, dim=1)], dim=1)
+        if not torch.isfinite(screen_rows).all():
+            screen_rows = None  # a bound that overflows excludes nothing
         return cls(weights, encoder.b_enc, threshold, conditioning, screen_rows)
 
     @property
@@ -165,7 +168,7 @@ class ScreenedJumpRelu:
         memory: empty at first; what a call leaves in it, the next one computes in.
         """
         tokens = self.screen_tokens(x)
-        if not torch.isfinite(tokens).all():
+        if self.screen_rows is None or not torch.isfinite(tokens).all():
             return None
         shape = (self.d_sae, len(x))
         if not memory or memory[0].shape != shape:
