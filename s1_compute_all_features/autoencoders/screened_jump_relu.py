@@ -29,8 +29,8 @@ suffices as long as γ < SLACK / 2, up to d = 30,000.
 
 So if float32 finds z > θ, however it orders the sum, then S > 0 in exact arithmetic and, as rounding to
 nearest keeps signs, the computed S is not negative. Testing against zero is why rounding the output,
-otherwise the largest error of all (2⁻⁸ of z), costs nothing. Numbers so small that hardware may flush them to zero are
-rounded away beforehand, counted among what rounding took, and FLOOR is added to every norm.
+otherwise the largest error of all (2⁻⁸ of z), costs nothing. Numbers so small that hardware may flush them to
+zero are rounded away beforehand, counted among what rounding took, and FLOOR is added to every norm.
 
 What is returned does not depend on μ and s: they only decide how many candidates there are.
 """
