@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from autoencoders.configurations import SaeEntry
+from autoencoders.csr_rows import CsrRows, dense_rows
 
 ARRAYS = ("W_enc", "b_enc", "threshold")
 
@@ -34,6 +35,9 @@ class JumpReluEncoder:
         return JumpReluEncoder(
             *(a.to(device=device, dtype=dtype) for a in (self.w_enc, self.b_enc, self.threshold))
         )
+
+    def rows(self, x: torch.Tensor, memory: list[torch.Tensor]) -> CsrRows:
+        return dense_rows(*self.activations(x, memory))
 
     def activations(self, x: torch.Tensor, memory: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """JumpReLU (Gemma Scope, arXiv 2408.05147, equation 2): z = x @ W_enc + b_enc where z > threshold.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from autoencoders.csr_rows import CsrRows, dense_rows
 from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registered
 from hub.encoder_cache import sae_repository
 from hub.failures import named_failures, network_forbidden
@@ -67,6 +68,9 @@ class SaeLensEncoder:
         sae.load_state_dict(arrays, assign=True)
         sae.device, cfg.device = device, str(device)
         return SaeLensEncoder(sae.requires_grad_(False), self.centre)
+
+    def rows(self, x: torch.Tensor, memory: list[torch.Tensor]) -> CsrRows:
+        return dense_rows(*self.activations(x))
 
     def activations(
         self, x: torch.Tensor, memory: list[torch.Tensor] | None = None

@@ -22,6 +22,7 @@ class ComputeOptions:
     allow_tf32: bool
     batch_tokens: int
     chosen_chunk_tokens: int | None
+    encoder: str = "dense"  # or `screened`, for JumpReLU SAEs in float32
     local_rank: int = 0
 
     @property
@@ -45,8 +46,17 @@ class ComputeOptions:
         return self.chosen_chunk_tokens or (2048 if self.device.type == "cpu" else 8192)
 
     def prepare(self) -> None:
-        """Allow or forbid TF32 in this process; ValueError if there is no such device."""
+        """Allow or forbid TF32 in this process.
+
+        Raises:
+            ValueError: there is no such device, or the screened encoder, which is exact in float32, is asked
+                for another dtype.
+        """
         _ = self.device
+        if self.encoder == "screened" and self.dtype_name != "float32":
+            raise ValueError(
+                f"--encoder screened computes in float32, not {self.dtype_name}: use --dtype float32"
+            )
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.allow_tf32
 
 

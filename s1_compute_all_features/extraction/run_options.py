@@ -60,6 +60,13 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
         help="of model and SAEs (default: float32)",
     )
     compute.add_argument(
+        "--encoder",
+        choices=("dense", "screened"),
+        default="dense",
+        help="screened: only what a bfloat16 product with its error bound cannot exclude is computed in "
+        "float32, for JumpReLU SAEs and faster where there are bfloat16 units (default: dense)",
+    )
+    compute.add_argument(
         "--allow-tf32", action="store_true", help="TF32 matrix products on CUDA; changes a few activations"
     )
     compute.add_argument(
@@ -108,6 +115,12 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         saes=saes,
         chosen_layers=args.layers,
         compute=ComputeOptions(
-            args.device, args.dtype, args.allow_tf32, args.batch_tokens, args.chunk_tokens, local_rank
+            args.device,
+            args.dtype,
+            args.allow_tf32,
+            args.batch_tokens,
+            args.chunk_tokens,
+            args.encoder,
+            local_rank,
         ),
     )

@@ -39,6 +39,7 @@ def inputs_of(plan: Plan) -> dict:
         "model_fingerprint": plan.model.fingerprint,
         "dtype": plan.compute.dtype_name,
         "allow_tf32": plan.compute.allow_tf32,
+        "encoder": plan.compute.encoder,
     }
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from autoencoders.configurations import SaeEntry
 from autoencoders.encoding import encode
+from autoencoders.jump_relu import JumpReluEncoder
 from autoencoders.prefetch import LoadedSae, prefetch
+from autoencoders.screened_jump_relu import Conditioning, ScreenedJumpRelu
 from extraction.device_memory import named_memory_failure
 from extraction.extraction_plan import Plan
 from extraction.workers import Workers
-from output_folder.arrays import CsrWriter, read_rows
+from output_folder.arrays import CsrWriter, read_rows, row_chunks
 from output_folder.layout import SCRATCH, residual_stream_file, sae_activations_file, sae_summary_file
 from twins_s1.atomic_files import write_json
 from twins_s1.progress import progress
@@ -46,7 +48,7 @@ def encode_saes(plan: Plan, workers: Workers, entries: list[SaeEntry]) -> None:
         written = None
         for loaded in prefetch(mine, plan.saes, plan.d_model, readers=1 if on_cpu else READERS):
             tokens = layer.of(plan.output / residual_stream_file(loaded.entry.layer))
-            rows = encode_one(plan, loaded, tokens, memory)
+            rows = encode_one(plan, loaded, tokens, layer.conditioning, memory)
             if written is not None:
                 written.result()
             written = writer.submit(write, loaded, rows)
@@ -54,10 +56,18 @@ def encode_saes(plan: Plan, workers: Workers, entries: list[SaeEntry]) -> None:
             written.result()
 
 
-def encode_one(plan: Plan, loaded: LoadedSae, tokens: Callable, memory: list[torch.Tensor]) -> CsrWriter:
+def encode_one(
+    plan: Plan,
+    loaded: LoadedSae,
+    tokens: Callable[[int, int], torch.Tensor],
+    conditioning: Callable[[], Conditioning],
+    memory: list[torch.Tensor],
+) -> CsrWriter:
     """Return an SAE's activations; it has left the device when they are returned."""
     rows = CsrWriter(loaded.encoder.d_sae, plan.output / SCRATCH)
     on_device = loaded.encoder.to(plan.compute.device, plan.compute.dtype)
+    if plan.compute.encoder == "screened" and isinstance(on_device, JumpReluEncoder):
+        on_device = ScreenedJumpRelu.of(on_device, conditioning())
     try:
         for chunk in encode(tokens, plan.n_tokens, on_device, plan.compute.chunk_tokens, memory):
             rows.append(*chunk)
@@ -93,14 +103,21 @@ class LayerTokens:
         self.device, self.dtype, self.most_bytes = device, dtype, most_bytes
         self.path: Path | None = None
         self.whole: torch.Tensor | None = None
+        self.fitted: Conditioning | None = None
 
     def of(self, path: Path) -> Callable[[int, int], torch.Tensor]:
         """Return a function of start and stop that gives `[stop - start, d_model]` of the file at `path`."""
         if path != self.path:
-            self.path, self.whole = path, None  # the layer before goes first
+            self.path, self.whole, self.fitted = path, None, None  # the layer before goes first
             if path.stat().st_size <= self.most_bytes:
                 self.whole = self._read(None, None)
         return self._read if self.whole is None else lambda start, stop: self.whole[start:stop]
+
+    def conditioning(self) -> Conditioning:
+        """Return centre and scale of the layer's tokens, fitted once."""
+        if self.fitted is None:
+            self.fitted = Conditioning.fit(row_chunks(self.path)).to(self.device)
+        return self.fitted
 
     def _read(self, start: int | None, stop: int | None) -> torch.Tensor:
         return torch.from_numpy(read_rows(self.path, start, stop)).to(device=self.device, dtype=self.dtype)
