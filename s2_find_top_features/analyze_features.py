@@ -13,6 +13,7 @@ from pathlib import Path
 from feature_ranking.analysis_input import open_analysis_input, open_contrasts, with_shuffled_labels
 from feature_ranking.ranking import rank_features
 from feature_ranking.ranking_options import RANKING_COLUMNS, RankingOptions
+from feature_ranking.sae_effects import require_effects
 from feature_statistics.sentence_split import DISCOVERY, split_groups
 from ranking_results.feature_examples import feature_examples
 from ranking_results.ranking_report import render_report
@@ -119,6 +120,8 @@ def analyze(args: argparse.Namespace) -> None:
     require_folder_or_nothing(args.output)
     options = RankingOptions.from_arguments(args)
     features = open_analysis_input(args.input)
+    if args.rank_by == "steer_spearman":
+        require_effects(features)
     contrasts = open_contrasts(args.contrast, features)
     if args.shuffle_labels:
         features = with_shuffled_labels(features, args.seed)

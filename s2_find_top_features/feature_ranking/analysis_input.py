@@ -8,6 +8,8 @@ from feature_statistics.feature_metrics import N_LABELS
 from feature_statistics.permutation_test import permuted_labels
 from twins_s2.feature_folder import EXTRACT, FeatureFolder, open_feature_folder, required_file
 
+from .sae_effects import GRADIENTS
+
 
 def open_analysis_input(folder: Path) -> FeatureFolder:
     """Open a feature folder of s1 that has all its SAE files and sentences of every label.
@@ -20,6 +22,8 @@ def open_analysis_input(folder: Path) -> FeatureFolder:
         raise ValueError(f"{folder / 'run.json'} has no saes, so there is no feature to rank; {EXTRACT}")
     for sae in features.run["saes"]:
         required_file(folder, sae["file"], EXTRACT)
+        if sae.get("effects"):
+            required_file(folder, sae["effects"], GRADIENTS)
     missing = np.flatnonzero(np.bincount(features.labels, minlength=N_LABELS) == 0)
     if missing.size:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+from feature_statistics.dense_columns import column_auroc
 from feature_statistics.sentence_split import CONFIRMATION, DISCOVERY
 from twins_s2.feature_folder import FeatureFolder, read_sae_activations
 from twins_s2.sentence_pooling import pool_sparse
@@ -76,9 +76,9 @@ def contrast_features(
     `share_above` is the share of the other trait's sentences above the feature's threshold [k]; `auroc` is
     that of own against other sentences, ties one half.
     """
-    n_own, n_other = len(own_label_3), len(other_label_3)
-    ranks = scipy.stats.rankdata(np.vstack([own_label_3, other_label_3]), axis=0)  # [n_own + n_other, k]
-    u = ranks[:n_own].sum(axis=0) - n_own * (n_own + 1) / 2
     return pd.DataFrame(
-        {"share_above": (other_label_3 > thresholds).mean(axis=0), "auroc": u / (n_own * n_other)}
+        {
+            "share_above": (other_label_3 > thresholds).mean(axis=0),
+            "auroc": column_auroc(own_label_3, other_label_3),
+        }
     )

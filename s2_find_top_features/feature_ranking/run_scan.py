@@ -35,6 +35,9 @@ class RunScan:
         self.discovery = pd.DataFrame()  # the best features, filters or not
         self.best = pd.DataFrame()  # the best feature of each SAE that has an eligible one
         self._activations: dict[tuple[int, int], scipy.sparse.csc_matrix] = {}  # (sae, feature_id) -> [T, 1]
+        self.effect_rho: dict[int, np.ndarray] = {}  # sae -> [n_eligible], of SAEs with effects only
+        self.effect_null_largest = np.zeros(options.permutations, dtype=np.float32)
+        self._steering: dict[tuple[int, int], np.ndarray] = {}  # (sae, feature_id) -> [n]
 
     def add(self, sae: dict, scan: SaeScan | None) -> None:
         """Take in the scan of one entry of run.json's `saes`."""
@@ -47,12 +50,16 @@ class RunScan:
         self.passing = _best([self.passing, rows[is_passing]], self._rank_by, self._top_n)
         self.discovery = _best([self.discovery, rows], self._rank_by, N_DISCOVERY_RANKING)
         self.best = _concat([self.best, rows.head(1)])
-        self._activations |= {
-            (place, feature_id): scan.candidates[:, [k]] for k, feature_id in enumerate(scan.candidate_ids)
-        }
-        self._activations = {
-            key: self._activations[key] for table in (self.passing, self.best) for key in _keys(table)
-        }
+        candidates = [(place, feature_id) for feature_id in scan.candidate_ids]
+        self._activations |= {key: scan.candidates[:, [k]] for k, key in enumerate(candidates)}
+        if scan.effects:
+            self.effect_rho[place] = scan.effects.rho
+            self.effect_null_largest = np.maximum(self.effect_null_largest, scan.effects.null_largest)
+            self._steering |= {key: scan.effects.candidates[:, k] for k, key in enumerate(candidates)}
+        still_wanted = {key for table in (self.passing, self.best) for key in _keys(table)}
+        for store in (self._activations, self._steering):
+            for key in store.keys() - still_wanted:
+                del store[key]
         self.rho.append(scan.rho)
         self.p.append(scan.p)
         self.null_largest = np.maximum(self.null_largest, scan.null_largest)
@@ -69,6 +76,18 @@ class RunScan:
         if table.empty:
             return scipy.sparse.csc_matrix((n_tokens, 0), dtype=np.float32)
         return scipy.sparse.hstack([self._activations[key] for key in _keys(table)], format="csc")
+
+    def steering(self, table: pd.DataFrame, n_sentences: int) -> np.ndarray | None:
+        """Steering sensitivities of the rows of `passing` or `best`, [n, len(table)] float32.
+
+        NaN for features of an SAE without effects; None where no SAE has any.
+        """
+        if not self.effect_rho:
+            return None
+        steering = np.full((n_sentences, len(table)), np.nan, dtype=np.float32)
+        for k, key in enumerate(_keys(table)):
+            steering[:, k] = self._steering.get(key, np.nan)
+        return steering
 
 
 def scan_run(features: FeatureFolder, is_discovery: np.ndarray, options: RankingOptions) -> RunScan:

@@ -8,6 +8,7 @@ import pandas as pd
 from feature_ranking.ranking import Ranking
 from twins_s2.palette import ACCENT, CONTRAST, FAINT, INK, LABEL_COLOURS, MUTED
 
+from .effect_figure import plot_correlations, quadrant_counts
 from .report_figures import plot_confirmation, plot_sae_map, to_svg
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -37,6 +38,7 @@ def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
     scatter = None
     if has_confirmation and features:
         scatter = to_svg(plot_confirmation(ranking.ranked), "scatter")
+    effects = effect_section(ranking)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -54,8 +56,17 @@ def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
         label_names=LABEL_NAMES,
         colours=COLOURS,
         scatter=scatter,
+        effects=effects,
         sae_map=to_svg(plot_sae_map(ranking.best_per_sae, has_confirmation), "map"),
     )
+
+
+def effect_section(ranking: Ranking) -> dict | None:
+    """What the page shows of effects: the figure and how many features lie in each quadrant."""
+    if ranking.correlations is None:
+        return None
+    figure = plot_correlations(ranking.correlations, ranking.best_per_sae, ranking.ranked)
+    return {"figure": to_svg(figure, "effects"), "quadrants": quadrant_counts(ranking.correlations)}
 
 
 def feature_cards(ranked: pd.DataFrame, examples: list[dict]) -> list[dict]:

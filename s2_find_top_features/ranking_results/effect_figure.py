@@ -1,0 +1,126 @@
+"""The figure of what follows the label against what steers: all features of each SAE, a panel an SAE."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from feature_ranking.ranking import CorrelationMap
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from twins_s2.palette import ACCENT, CONTRAST, FAINT, INK, MUTED
+
+from .report_figures import STYLE
+
+N_CELLS = 90  # per side of a panel; features are counted by cell, which keeps the page small
+N_NAMED = 4  # finalists named in a panel, the best first
+WIDTH = 11.6  # inches
+DENSITY = LinearSegmentedColormap.from_list("density", ["#C3C8CC", INK])
+
+
+def plot_correlations(
+    correlations: CorrelationMap, best_per_sae: pd.DataFrame, ranked: pd.DataFrame
+) -> Figure:
+    """Discovery rho of activation (x) and of steering sensitivity (y) of all eligible features."""
+    n_panels = len(correlations.saes)
+    n_columns = min(n_panels, next((n for n in (3, 4, 5, 6) if n_panels <= 2 * n), 9))
+    n_rows = -(-n_panels // n_columns)
+    side = min(WIDTH / n_columns, 3.9)
+    height = 0.82 * side * n_rows + 0.7
+    reach = tuple(
+        1.08 * max(np.nanmax(np.abs(rho), initial=0.1) for rho in of_saes)
+        for of_saes in (correlations.activation, correlations.steering)
+    )
+    with mpl.rc_context(STYLE | {"font.size": 9}):
+        figure = Figure(figsize=(side * n_columns, height))
+        panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flat
+        for panel, sae, x, y in zip(
+            panels, correlations.saes, correlations.activation, correlations.steering
+        ):
+            layer, l0 = best_per_sae.loc[sae, ["layer", "average_l0"]]
+            draw_features(panel, x, y, reach, correlations.critical)
+            draw_finalists(panel, ranked[(ranked["layer"] == layer) & (ranked["average_l0"] == l0)])
+            panel.set_title(f"layer {layer}, L0 {l0}", fontsize=9, color=INK, pad=4)
+        for panel in list(panels)[n_panels:]:
+            panel.set_axis_off()
+        figure.supxlabel("ρ of activation and label", fontsize=10, y=0.06 / height)
+        figure.supylabel("ρ of steering sensitivity and label", fontsize=10, x=0.04 / side / n_columns)
+        figure.subplots_adjust(
+            left=0.62 / side / n_columns,
+            right=1 - 0.06 / side / n_columns,
+            bottom=0.5 / height,
+            top=1 - 0.28 / height,
+            wspace=0.06,
+            hspace=0.2,
+        )
+    return figure
+
+
+def draw_features(
+    panel: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    reach: tuple[float, float],
+    critical: tuple[float, float] | None,
+) -> None:
+    """All features of one SAE as a density, with the lines beyond which p maxT is at most alpha."""
+    edges = [np.linspace(-limit, limit, N_CELLS + 1) for limit in reach]
+    known = np.isfinite(y)  # a sensitivity that is the same in all sentences has no correlation
+    counts = np.histogram2d(x[known], y[known], bins=edges)[0].T
+    panel.imshow(
+        np.ma.masked_equal(counts, 0),
+        origin="lower",
+        extent=(-reach[0], reach[0], -reach[1], reach[1]),
+        aspect="auto",
+        cmap=DENSITY,
+        norm=LogNorm(1, max(counts.max(), 10)),
+        interpolation="nearest",
+    )
+    for line, limit in zip((panel.axvline, panel.axhline), critical or ()):
+        line(0, color=FAINT, linewidth=1, zorder=0)
+        for at in (-limit, limit) if np.isfinite(limit) else ():
+            line(at, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
+    panel.set_xlim(-reach[0], reach[0])
+    panel.set_ylim(-reach[1], reach[1])
+
+
+def draw_finalists(panel: Axes, ranked: pd.DataFrame) -> None:
+    """The ranked features of one SAE, those that steer in the accent colour, the best with their ids."""
+    steers = ranked["evidence"].isin(["steers", "both"])
+    for rows, colour in ((ranked[~steers], CONTRAST), (ranked[steers], ACCENT)):
+        panel.scatter(
+            rows["spearman_corr"],
+            rows["steer_spearman"],
+            s=20,
+            color=colour,
+            edgecolor="white",
+            linewidth=0.6,
+            zorder=3,
+        )
+    for _, row in ranked.head(N_NAMED).iterrows():
+        panel.annotate(
+            str(row["feature_id"]),
+            (row["spearman_corr"], row["steer_spearman"]),
+            xytext=(-5, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7.5,
+            color=INK,
+            zorder=4,
+        )
+
+
+def quadrant_counts(correlations: CorrelationMap) -> dict[str, int] | None:
+    """Features beyond both lines, by the signs of both rho; None without lines."""
+    if correlations.critical is None:
+        return None
+    x, y = (np.concatenate(rho) for rho in (correlations.activation, correlations.steering))
+    beyond = (np.abs(x) > correlations.critical[0]) & (np.abs(y) > correlations.critical[1])
+    return {
+        name: int((beyond & (np.sign(x) == sign_x) & (np.sign(y) == sign_y)).sum())
+        for name, sign_x, sign_y in (
+            ("upper_right", 1, 1),
+            ("lower_right", 1, -1),
+            ("upper_left", -1, 1),
+            ("lower_left", -1, -1),
+        )
+    }
