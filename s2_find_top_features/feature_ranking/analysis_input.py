@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from feature_statistics.feature_metrics import N_LABELS
 from feature_statistics.permutation_test import permuted_labels
 from twins_s2.feature_folder import EXTRACT, FeatureFolder, open_feature_folder, required_file
 
@@ -12,10 +11,10 @@ from .sae_effects import GRADIENTS
 
 
 def open_analysis_input(folder: Path) -> FeatureFolder:
-    """Open a feature folder of s1 that has all its SAE files and sentences of every label.
+    """Open a feature folder of s1 that has all its SAE files and sentences of labels 0 and 3.
 
     Raises FileNotFoundError naming the missing file, ValueError for a foreign format, contradictory files, or
-    a label without sentences.
+    one of these labels without sentences.
     """
     features = open_feature_folder(folder)
     if not features.run["saes"]:
@@ -24,12 +23,12 @@ def open_analysis_input(folder: Path) -> FeatureFolder:
         required_file(folder, sae["file"], EXTRACT)
         if sae.get("effects"):
             required_file(folder, sae["effects"], GRADIENTS)
-    missing = np.flatnonzero(np.bincount(features.labels, minlength=N_LABELS) == 0)
-    if missing.size:
-        raise ValueError(
-            f"{folder / 'sentences.csv'} has no sentence of label {missing[0]}; the statistics compare all "
-            "four labels, so add sentences of that label to the input of s1"
-        )
+    for label in (0, 3):
+        if label not in features.labels:
+            raise ValueError(
+                f"{folder / 'sentences.csv'} has no sentence of label {label}; the statistics compare labels "
+                "0 and 3 (1 and 2 may be missing), so add sentences of that label to the input of s1"
+            )
     return features
 
 

@@ -137,7 +137,7 @@ def filter_failures(table: pd.DataFrame, options: RankingOptions) -> pd.DataFram
         "tpr": table["tpr"] < options.min_tpr,
         "fpr": table["fpr"] > options.max_fpr,
     }
-    if options.require_monotonic:
+    if options.require_monotonic and table["monotonic"].notna().all():  # NA where a label is missing
         failures["monotonic"] = ~table["monotonic"]
     if options.rank_by == "steer_spearman":
         failures["steering"] = table["steer_spearman"].isna()  # nothing to rank by: the same in all sentences

@@ -53,7 +53,7 @@ def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
         contrasts=[column.removeprefix("contrast_share_") for column in shares],
         features=features,
         misses=missed.to_dict("records"),
-        label_names=LABEL_NAMES,
+        label_names={label: name for label, name in LABEL_NAMES.items() if label in record["labels"]},
         colours=COLOURS,
         scatter=scatter,
         effects=effects,
@@ -74,8 +74,9 @@ def feature_cards(ranked: pd.DataFrame, examples: list[dict]) -> list[dict]:
     cards = ranked.astype(object).where(ranked.notna(), None).to_dict("records")
     members = ranked.groupby("family_id")["rank"].agg(list).to_dict()
     for card, example in zip(cards, examples):
-        means = np.array([card[f"mean_label_{label}"] for label in range(4)])
-        card["bars"] = (means / max(means.max(), 1e-12)).tolist()  # share of the highest mean
+        means = np.array([card[f"mean_label_{label}"] for label in range(4)], dtype=np.float64)
+        # Share of the highest mean; a label that is missing has a bar without height.
+        card["bars"] = np.nan_to_num(means / max(np.nanmax(means), 1e-12)).tolist()
         card["family"] = members[card["family_id"]]
         card["examples"] = example["examples"]
         card["peak"] = max(

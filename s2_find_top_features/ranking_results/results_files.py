@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from feature_ranking.ranking import Ranking
+from feature_statistics.feature_metrics import N_LABELS
 from twins_s2.atomic_files import replaced_together, write_json, write_text
 from twins_s2.feature_folder import FORMAT_VERSION, FeatureFolder
 from twins_s2.folder_lock import only_writer
@@ -36,7 +37,8 @@ def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> di
         "labels_shuffled": arguments["shuffle_labels"],
         "duplicate_saes_left_out": [sae["sae_id"] for sae in features.run["saes"] if sae.get("duplicate_of")],
         "signed_saes_left_out": ranking.signed_saes,
-        "notices": notices(ranking, arguments),
+        "labels": sorted(set(features.labels.tolist())),
+        "notices": notices(features, ranking, arguments),
         "summary": ranking.summary,
         "input_sha256": {
             name: sha256_of(features.folder / name) for name in ("run.json", "sentences.csv", "tokens.npz")
@@ -45,12 +47,18 @@ def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> di
     }
 
 
-def notices(ranking: Ranking, arguments: dict) -> list[str]:
+def notices(features: FeatureFolder, ranking: Ranking, arguments: dict) -> list[str]:
     """What a reader of these results has to know before any figure: each `Title. Text`."""
     found = []
     if arguments["shuffle_labels"]:
         found.append(
             "Negative control. The labels were shuffled before the analysis: whatever is found is chance."
+        )
+    labels = sorted(set(features.labels.tolist()))
+    if len(labels) < N_LABELS:
+        found.append(
+            f"Labels {', '.join(map(str, labels[:-1]))} and {labels[-1]} only. Means of the others are "
+            "empty, and whether means rise with the label is not asked: monotonic is empty and no filter."
         )
     if arguments["confirm_share"] == 0:
         found.append(
