@@ -248,7 +248,7 @@ def test_quadrants_count_features_beyond_both_lines(with_effects):
     )
     features = open_analysis_input(with_effects)
     parts = split_groups(features.labels, features.groups, 0.25, 0)
-    ranking = rank_features(features, parts, [], RankingOptions.from_arguments(args))
+    ranking = rank_features(features, parts, RankingOptions.from_arguments(args))
     discovery = ranking.discovery
     beyond = (discovery["p_maxt"] <= 0.05) & (discovery["p_steer_maxt"] <= 0.05)
     signs = np.sign(discovery.loc[beyond, ["spearman_corr", "steer_spearman"]])
@@ -275,7 +275,7 @@ def test_under_shuffled_labels_steers_is_said_at_the_nominal_rate_at_most(tmp_pa
     for seed in range(n_seeds):
         shuffled = with_shuffled_labels(features, seed)
         parts = split_groups(shuffled.labels, shuffled.groups, 0.25, seed)
-        ranking = rank_features(shuffled, parts, [], options)
+        ranking = rank_features(shuffled, parts, options)
         assert ranking.ranked["steer_spearman"].iloc[0] > 0.1  # chance looks like a finding where chosen
         alarms += ranking.summary["n_steers"] > 0
         significant += ranking.summary["n_significant_steer_maxt"] > 0

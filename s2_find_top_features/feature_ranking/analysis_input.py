@@ -32,23 +32,23 @@ def open_analysis_input(folder: Path) -> FeatureFolder:
     return features
 
 
-def open_contrasts(folders: list[Path], features: FeatureFolder) -> list[FeatureFolder]:
-    """Open feature folders of other traits, one per trait and of the same model; else ValueError."""
-    contrasts: dict[str, FeatureFolder] = {}
+def open_other_runs(folders: list[Path], features: FeatureFolder, option: str) -> list[FeatureFolder]:
+    """Open the feature folders given with `option`, one per name and of the same model; else ValueError."""
+    others: dict[str, FeatureFolder] = {}
     for folder in folders:
         other = open_analysis_input(folder)
         if other.run["model"] != features.run["model"]:
             raise ValueError(
-                f"--contrast {folder} was computed with the model {other.run['model']}, "
+                f"{option} {folder} was computed with the model {other.run['model']}, "
                 f"{features.folder} with {features.run['model']}; run s1 on both with the same model"
             )
-        if other.trait in contrasts:
+        if other.trait in others:
             raise ValueError(
-                f"--contrast {contrasts[other.trait].folder} and {folder} are both of the trait "
+                f"{option} {others[other.trait].folder} and {folder} are both of the trait "
                 f"{other.trait}, which names the columns; leave one out or rename its folder"
             )
-        contrasts[other.trait] = other
-    return list(contrasts.values())
+        others[other.trait] = other
+    return list(others.values())
 
 
 def with_shuffled_labels(features: FeatureFolder, seed: int) -> FeatureFolder:

@@ -4,11 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from feature_statistics.confirmation import confirm_features, confirmation_names, empty_confirmation
+from feature_statistics.confirmation import (
+    confirm_features,
+    confirmation_names,
+    effect_sizes,
+    empty_confirmation,
+)
 from feature_statistics.sentence_split import CONFIRMATION
 from twins_s2.feature_folder import FeatureFolder
 
 from .ranking_options import RankingOptions
+
+DIFFICULTIES = ("plain", "hard")  # of the column `difficulty` of sentences.csv
 
 
 @dataclass(frozen=True)
@@ -50,14 +57,38 @@ def held_out_columns(
     follows = by_activation["confirm_p"] <= options.alpha
     unknown = pd.Series(not held_out.any(), index=follows.index)
     by_activation["confirmed"] = follows.astype("boolean").mask(unknown)
+    by_difficulty = difficulty_columns(chosen, features, held_out, options)
     if chosen.steering is None:
-        return by_activation
+        return pd.concat([by_activation, by_difficulty], axis=1)
     # A sensitivity has no threshold above which it would count, so no tpr and fpr either.
     by_effect = confirm(chosen.steering, chosen.table["steer_spearman"], np.zeros(len(chosen.table)))
     by_effect = by_effect[confirmation_names(("spearman", "auroc"))].add_prefix("confirm_steer_")
     steers = (by_effect["confirm_steer_p"] <= options.alpha) & (chosen.table["steer_spearman"] > 0)
     by_effect["evidence"] = evidence(follows.to_numpy(), steers.to_numpy())
-    return pd.concat([by_activation, by_effect], axis=1)
+    return pd.concat([by_activation, by_difficulty, by_effect], axis=1)
+
+
+def difficulty_columns(
+    chosen: ChosenFeatures, features: FeatureFolder, held_out: np.ndarray, options: RankingOptions
+) -> pd.DataFrame:
+    """AUROC of label 3 against 0 on the held-out ([n] bool) sentences of each difficulty, with intervals.
+
+    No columns where sentences.csv has no column `difficulty`; empty ones where a label is missing.
+    """
+    tables = [pd.DataFrame(index=chosen.table.index)]
+    for difficulty in DIFFICULTIES if "difficulty" in features.sentences else ():
+        rows = held_out & (features.sentences["difficulty"] == difficulty).to_numpy()
+        sizes = effect_sizes(
+            chosen.pooled[rows],
+            features.labels[rows],
+            features.groups[rows],
+            chosen.table["threshold"].to_numpy(),
+            options.bootstrap,
+            np.random.default_rng(options.seed),
+        )
+        for end in ("", "_low", "_high"):
+            tables.append(sizes[f"auroc{end}"].rename(f"confirm_auroc_{difficulty}{end}"))
+    return pd.concat(tables, axis=1)
 
 
 def evidence(follows: np.ndarray, steers: np.ndarray) -> np.ndarray:

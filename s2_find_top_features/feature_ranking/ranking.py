@@ -1,5 +1,6 @@
 """Ranks the features of all SAEs on the discovery sentences and confirms the best on the others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from .held_out import ChosenFeatures, held_out_columns
 from .ranking_options import RankingOptions
 from .run_scan import RunScan, scan_run
 from .sae_effects import EFFECT_COLUMNS
+from .transfer import transfer_columns
 
 DISCOVERY_COLUMNS = [
     *("layer", "average_l0", "feature_id", "neuronpedia_url"),
@@ -51,9 +53,16 @@ class Ranking:
 
 
 def rank_features(
-    features: FeatureFolder, parts: np.ndarray, contrasts: list[FeatureFolder], options: RankingOptions
+    features: FeatureFolder,
+    parts: np.ndarray,
+    options: RankingOptions,
+    contrasts: Sequence[FeatureFolder] = (),
+    transfers: Sequence[FeatureFolder] = (),
 ) -> Ranking:
-    """Rank on the sentences whose part ([n] str) is discovery, confirm the best on the others."""
+    """Rank on the sentences whose part ([n] str) is discovery, confirm the best on the others.
+
+    `contrasts` are runs of other traits, `transfers` of other sentences of this one.
+    """
     is_discovery = parts == DISCOVERY
     scan = scan_run(features, is_discovery, options)
     q_bh = np.sort(np.concatenate(scan.p)), benjamini_hochberg(np.sort(np.concatenate(scan.p)))
@@ -68,11 +77,12 @@ def rank_features(
         [
             ranked[columns].assign(family_id=families),
             held_out_columns(chosen, features, parts, options),
+            transfer_columns(ranked, features, transfers, options),
             contrast_columns(ranked, chosen.pooled, features, parts, contrasts, options.pool),
         ],
         axis=1,
     )
-    best_per_sae = best_per_sae_table(scan, best, features, parts, options)
+    best_per_sae = best_per_sae_table(scan, best, features, parts, transfers, options)
     return Ranking(
         ranked=numbered(ranked),
         discovery=numbered(discovery[[*columns, "failed_filters"]]),
@@ -90,9 +100,8 @@ def with_significance(
 ) -> pd.DataFrame:
     """The table with `p_maxt`, `q_bh` and, where there are effects, `p_steer_maxt`.
 
-    They account for all eligible features of the run.
-
-    `q_bh` holds the sorted p values of these features, and the adjusted value of each.
+    They account for all eligible features of the run. `q_bh` holds the sorted p values of these features, and
+    the adjusted value of each.
     """
     sorted_p, sorted_q = q_bh
     if scan.effect_rho:
@@ -105,13 +114,25 @@ def with_significance(
 
 
 def best_per_sae_table(
-    scan: RunScan, best: pd.DataFrame, features: FeatureFolder, parts: np.ndarray, options: RankingOptions
+    scan: RunScan,
+    best: pd.DataFrame,
+    features: FeatureFolder,
+    parts: np.ndarray,
+    transfers: Sequence[FeatureFolder],
+    options: RankingOptions,
 ) -> pd.DataFrame:
-    """One row per SAE: its counts and its best eligible feature, if it has one, with its confirmation."""
+    """One row per SAE: its counts and its best eligible feature, if it has one, on other sentences too."""
     token_acts = scan.token_activations(best, len(features.tokens))
     chosen = chosen_features(best, token_acts, scan, features, options.pool)
     names = [*DISCOVERY_COLUMNS[2:], *(EFFECT_COLUMNS if scan.effect_rho else ())]
-    columns = pd.concat([best[["sae", *names]], held_out_columns(chosen, features, parts, options)], axis=1)
+    columns = pd.concat(
+        [
+            best[["sae", *names]],
+            held_out_columns(chosen, features, parts, options),
+            transfer_columns(best, features, transfers, options),
+        ],
+        axis=1,
+    )
     # An SAE without an eligible feature has a row all the same, with nothing in these columns.
     columns = columns.astype({"feature_id": "Int64", "n_firing": "Int64", "monotonic": "boolean"})
     n_significant = [int((maxt_p_values(rho, scan.null_largest) <= options.alpha).sum()) for rho in scan.rho]

@@ -11,7 +11,7 @@ from twins_s2.palette import ACCENT, CONTRAST, FAINT, INK, LABEL_COLOURS, MUTED
 from .effect_figure import plot_correlations, quadrant_counts
 from .report_figures import plot_confirmation, plot_sae_map, to_svg
 
-TEMPLATE = Path(__file__).with_name("report_template.html")
+TEMPLATES = Path(__file__).parent
 LABEL_NAMES = {
     3: "plainly about the trait",
     2: "trait present, weak or partial",
@@ -40,16 +40,22 @@ def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
         scatter = to_svg(plot_confirmation(ranking.ranked), "scatter")
     effects = effect_section(ranking)
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = format_number
     environment.globals["zip"] = zip
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("report_template.html").render(
         trait=record["trait"].replace("_", " "),
         record=record,
         summary=record["summary"],
         arguments=record["arguments"],
         has_confirmation=has_confirmation,
+        transfers=record["transfers"],
+        by_difficulty="confirm_auroc_plain" in ranking.ranked,
         contrasts=[column.removeprefix("contrast_share_") for column in shares],
         features=features,
         misses=missed.to_dict("records"),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from feature_ranking.ranking import Ranking
 from feature_statistics.feature_metrics import N_LABELS
+from feature_statistics.sentence_split import DISCOVERY
 from twins_s2.atomic_files import replaced_together, write_json, write_text
 from twins_s2.feature_folder import FORMAT_VERSION, FeatureFolder
 from twins_s2.folder_lock import only_writer
@@ -21,8 +22,15 @@ def require_folder_or_nothing(output: Path) -> None:
         raise ValueError(f"--output {output} is a file, expected a folder or nothing; choose another name")
 
 
-def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> dict:
+def run_record(
+    features: FeatureFolder,
+    parts: np.ndarray,
+    ranking: Ranking,
+    transfers: list[FeatureFolder],
+    arguments: dict,
+) -> dict:
     """The content of run.json, but for the wall time; `arguments` are those of the command."""
+    transfer_records = [transfer_record(other, features, parts) for other in transfers]
     source = ("input_sha256", "model", "model_revision", "n_sentences", "n_tokens")
     return {
         "format_version": FORMAT_VERSION,
@@ -38,7 +46,8 @@ def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> di
         "duplicate_saes_left_out": [sae["sae_id"] for sae in features.run["saes"] if sae.get("duplicate_of")],
         "signed_saes_left_out": ranking.signed_saes,
         "labels": sorted(set(features.labels.tolist())),
-        "notices": notices(features, ranking, arguments),
+        "transfers": transfer_records,
+        "notices": notices(features, ranking, transfer_records, arguments),
         "summary": ranking.summary,
         "input_sha256": {
             name: sha256_of(features.folder / name) for name in ("run.json", "sentences.csv", "tokens.npz")
@@ -47,7 +56,19 @@ def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> di
     }
 
 
-def notices(features: FeatureFolder, ranking: Ranking, arguments: dict) -> list[str]:
+def transfer_record(other: FeatureFolder, features: FeatureFolder, parts: np.ndarray) -> dict:
+    """What run.json says of a run given with --transfer."""
+    seen = set(features.sentences["sentence"][parts == DISCOVERY])
+    return {
+        "name": other.trait,
+        "path": str(other.folder),
+        "input_sha256": other.run.get("input_sha256"),
+        **{f"n_label_{label}": int((other.labels == label).sum()) for label in (0, 3)},
+        "n_seen": int(other.sentences["sentence"].isin(seen).sum()),  # took part in choosing the features
+    }
+
+
+def notices(features: FeatureFolder, ranking: Ranking, transfers: list[dict], arguments: dict) -> list[str]:
     """What a reader of these results has to know before any figure: each `Title. Text`."""
     found = []
     if arguments["shuffle_labels"]:
@@ -66,6 +87,12 @@ def notices(features: FeatureFolder, ranking: Ranking, arguments: dict) -> list[
             "(--confirm-share 0), so the figures are larger than they would be on new sentences. Only "
             "p_maxt, where it was computed, accounts for the number of features searched."
         )
+    for transfer in transfers:
+        if transfer["n_seen"]:
+            found.append(
+                f"Sentences seen before. {transfer['n_seen']} sentences of {transfer['path']} (--transfer) "
+                "are discovery sentences of this run: there the features are measured where they were chosen."
+            )
     if arguments["permutations"] == 0:
         found.append(
             "No permutation test. With --permutations 0 p_maxt is empty: no figure accounts for the best of "
