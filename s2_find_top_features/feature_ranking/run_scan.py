@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse
 from feature_statistics.feature_metrics import unit_ranks
 from feature_statistics.permutation_test import permuted_labels
+from threadpoolctl import threadpool_limits
 from twins_s2.feature_folder import FeatureFolder
 from twins_s2.progress import progress
 
@@ -104,7 +105,8 @@ def scan_run(features: FeatureFolder, is_discovery: np.ndarray, options: Ranking
         n_jobs=options.jobs, prefer="threads", return_as="generator", pre_dispatch="n_jobs"
     )(joblib.delayed(scan_sae)(features, sae, is_discovery, permuted_ranks, options) for sae in entries)
     run_scan = RunScan(options)
-    with progress(len(entries), "SAE", "ranking") as bar:
+    # SAEs share the cores already: products that take all of them each would wait for each other.
+    with threadpool_limits(1, "blas"), progress(len(entries), "SAE", "ranking") as bar:
         for sae, scan in zip(entries, scans):
             run_scan.add(sae, scan)
             bar.update()

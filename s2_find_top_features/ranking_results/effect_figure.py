@@ -12,7 +12,8 @@ from twins_s2.palette import ACCENT, CONTRAST, FAINT, INK, MUTED
 from .report_figures import STYLE
 
 N_CELLS = 90  # per side of a panel; features are counted by cell, which keeps the page small
-N_NAMED = 4  # finalists named in a panel, the best first
+N_NAMED = 4  # finalists named in a panel at most, the best first
+NAME_INCHES = (0.42, 0.13)  # of a name: no two are printed over each other
 WIDTH = 11.6  # inches
 DENSITY = LinearSegmentedColormap.from_list("density", ["#C3C8CC", INK])
 
@@ -32,26 +33,31 @@ def plot_correlations(
     )
     with mpl.rc_context(STYLE | {"font.size": 9}):
         figure = Figure(figsize=(side * n_columns, height))
-        panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flat
-        for panel, sae, x, y in zip(
-            panels, correlations.saes, correlations.activation, correlations.steering
-        ):
-            layer, l0 = best_per_sae.loc[sae, ["layer", "average_l0"]]
-            draw_features(panel, x, y, reach, correlations.critical)
-            draw_finalists(panel, ranked[(ranked["layer"] == layer) & (ranked["average_l0"] == l0)])
-            panel.set_title(f"layer {layer}, L0 {l0}", fontsize=9, color=INK, pad=4)
-        for panel in list(panels)[n_panels:]:
-            panel.set_axis_off()
-        figure.supxlabel("ρ of activation and label", fontsize=10, y=0.06 / height)
-        figure.supylabel("ρ of steering sensitivity and label", fontsize=10, x=0.04 / side / n_columns)
+        panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         figure.subplots_adjust(
             left=0.62 / side / n_columns,
             right=1 - 0.06 / side / n_columns,
             bottom=0.5 / height,
             top=1 - 0.28 / height,
             wspace=0.06,
-            hspace=0.2,
+            hspace=0.3 / (0.82 * side - 0.3),
         )
+        for panel, sae, x, y in zip(
+            panels, correlations.saes, correlations.activation, correlations.steering
+        ):
+            layer, l0 = best_per_sae.loc[sae, ["layer", "average_l0"]]
+            draw_features(panel, x, y, reach, correlations.critical)
+            draw_finalists(panel, ranked[(ranked["layer"] == layer) & (ranked["average_l0"] == l0)], reach)
+            panel.set_title(f"layer {layer}, L0 {l0}", fontsize=9, color=INK, pad=4)
+        for place, panel in enumerate(panels):
+            panel.locator_params(nbins=max(2, int(1.8 * side)))
+            if place % n_columns:
+                panel.set_yticks([])
+            if place + n_columns < n_panels:  # a panel is below it
+                panel.set_xticks([])
+            panel.set_visible(place < n_panels)
+        figure.supxlabel("ρ of activation and label", fontsize=10, y=0.06 / height)
+        figure.supylabel("ρ of steering sensitivity and label", fontsize=10, x=0.04 / side / n_columns)
     return figure
 
 
@@ -74,6 +80,7 @@ def draw_features(
         cmap=DENSITY,
         norm=LogNorm(1, max(counts.max(), 10)),
         interpolation="nearest",
+        zorder=0.5,
     )
     for line, limit in zip((panel.axvline, panel.axhline), critical or ()):
         line(0, color=FAINT, linewidth=1, zorder=0)
@@ -83,7 +90,7 @@ def draw_features(
     panel.set_ylim(-reach[1], reach[1])
 
 
-def draw_finalists(panel: Axes, ranked: pd.DataFrame) -> None:
+def draw_finalists(panel: Axes, ranked: pd.DataFrame, reach: tuple[float, float]) -> None:
     """The ranked features of one SAE, those that steer in the accent colour, the best with their ids."""
     steers = ranked["evidence"].isin(["steers", "both"])
     for rows, colour in ((ranked[~steers], CONTRAST), (ranked[steers], ACCENT)):
@@ -96,17 +103,23 @@ def draw_finalists(panel: Axes, ranked: pd.DataFrame) -> None:
             linewidth=0.6,
             zorder=3,
         )
-    for _, row in ranked.head(N_NAMED).iterrows():
-        panel.annotate(
-            str(row["feature_id"]),
-            (row["spearman_corr"], row["steer_spearman"]),
-            xytext=(-5, 4),
-            textcoords="offset points",
-            ha="right",
-            fontsize=7.5,
-            color=INK,
-            zorder=4,
-        )
+    places = ranked[["spearman_corr", "steer_spearman"]].to_numpy()  # [k, 2]
+    inches = panel.get_position().size * panel.figure.get_size_inches()
+    room = 2 * np.array(reach) * NAME_INCHES / inches
+    named: list[int] = []
+    for k in range(len(ranked)):
+        if len(named) < N_NAMED and (np.abs(places[named] - places[k]) > room).any(axis=1).all():
+            named.append(k)
+            panel.annotate(
+                str(ranked["feature_id"].iloc[k]),
+                places[k],
+                xytext=(-5, 4),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7.5,
+                color=INK,
+                zorder=4,
+            )
 
 
 def quadrant_counts(correlations: CorrelationMap) -> dict[str, int] | None:
