@@ -19,7 +19,6 @@ from feature_statistics.dense_columns import centred_ranks, column_auroc, spearm
 from feature_statistics.feature_metrics import unit_ranks
 from feature_statistics.permutation_test import critical_rho, maxt_p_values, permuted_labels
 from feature_statistics.sentence_split import split_groups
-from ranking_results.effect_figure import quadrant_counts
 from sklearn.metrics import roc_auc_score
 from synthetic_features import SyntheticSae, write_feature_folder
 
@@ -117,7 +116,7 @@ def test_evidence_names_what_is_confirmed():
 # The analysis
 
 
-def test_planted_features_steer_follow_or_do_both(results):
+def test_planted_features_steer_follow_or_do_both(results, capsys):
     ranked = pd.read_csv(results / "ranked_features.csv").fillna({"evidence": ""})
     found = ranked.set_index(["layer", "average_l0", "feature_id"])["evidence"]
     assert found.to_dict().items() >= {(1, 8, 9): "steers", (1, 8, 5): "both"}.items()
@@ -127,6 +126,10 @@ def test_planted_features_steer_follow_or_do_both(results):
     assert (ranked["p_steer_maxt"].iloc[2:] > 0.05).all()
     summary = json.loads((results / "run.json").read_text())["summary"]
     assert (summary["n_steers"], summary["n_both"], summary["n_significant_steer_maxt"]) == (2, 1, 2)
+    assert analyze_features.main(["--output", str(results), "--display-only"]) == 0
+    out = capsys.readouterr().out
+    assert ", 2 with p_steer_maxt (1 both); 192 pass the filters, 12 ranked" in out
+    assert "; 2 steer, 1 do both" in out
 
 
 def test_the_ranking_by_activation_is_what_it_was_and_says_what_steers(with_effects, tmp_path):
@@ -252,8 +255,9 @@ def test_quadrants_count_features_beyond_both_lines(with_effects):
     discovery = ranking.discovery
     beyond = (discovery["p_maxt"] <= 0.05) & (discovery["p_steer_maxt"] <= 0.05)
     signs = np.sign(discovery.loc[beyond, ["spearman_corr", "steer_spearman"]])
-    assert quadrant_counts(ranking.correlations)["upper_right"] == (signs == 1).all(axis=1).sum() == 1
-    assert sum(quadrant_counts(ranking.correlations).values()) == beyond.sum()
+    quadrants = ranking.correlations.quadrants()
+    assert quadrants["upper_right"] == (signs == 1).all(axis=1).sum() == 1
+    assert sum(quadrants.values()) == beyond.sum()
 
 
 def test_same_bytes_whatever_the_number_of_jobs(results, with_effects, tmp_path):

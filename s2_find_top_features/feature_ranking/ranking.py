@@ -37,6 +37,19 @@ class CorrelationMap:
     steering: list[np.ndarray]  # per such SAE, [n_eligible] rho of steering sensitivity
     critical: tuple[float, float] | None  # |rho| of the two from which p_maxt is at most alpha; None: unknown
 
+    def quadrants(self) -> dict[str, int] | None:
+        """Features beyond both critical values, by the signs of both rho; None where these are unknown."""
+        if self.critical is None:
+            return None
+        x, y = np.concatenate(self.activation), np.concatenate(self.steering)
+        beyond = (np.abs(x) > self.critical[0]) & (np.abs(y) > self.critical[1])
+        return {
+            "upper_right": int((beyond & (x > 0) & (y > 0)).sum()),
+            "lower_right": int((beyond & (x > 0) & (y < 0)).sum()),
+            "upper_left": int((beyond & (x < 0) & (y > 0)).sum()),
+            "lower_left": int((beyond & (x < 0) & (y < 0)).sum()),
+        }
+
 
 @dataclass(frozen=True)
 class Ranking:

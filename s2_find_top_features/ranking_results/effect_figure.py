@@ -120,20 +120,3 @@ def draw_finalists(panel: Axes, ranked: pd.DataFrame, reach: tuple[float, float]
                 color=INK,
                 zorder=4,
             )
-
-
-def quadrant_counts(correlations: CorrelationMap) -> dict[str, int] | None:
-    """Features beyond both lines, by the signs of both rho; None without lines."""
-    if correlations.critical is None:
-        return None
-    x, y = (np.concatenate(rho) for rho in (correlations.activation, correlations.steering))
-    beyond = (np.abs(x) > correlations.critical[0]) & (np.abs(y) > correlations.critical[1])
-    return {
-        name: int((beyond & (np.sign(x) == sign_x) & (np.sign(y) == sign_y)).sum())
-        for name, sign_x, sign_y in (
-            ("upper_right", 1, 1),
-            ("lower_right", 1, -1),
-            ("upper_left", -1, 1),
-            ("lower_left", -1, -1),
-        )
-    }

@@ -8,7 +8,7 @@ import pandas as pd
 from feature_ranking.ranking import Ranking
 from twins_s2.palette import ACCENT, CONTRAST, FAINT, INK, LABEL_COLOURS, MUTED
 
-from .effect_figure import plot_correlations, quadrant_counts
+from .effect_figure import plot_correlations
 from .report_figures import plot_confirmation, plot_sae_map, to_svg
 
 TEMPLATES = Path(__file__).parent
@@ -72,7 +72,7 @@ def effect_section(ranking: Ranking) -> dict | None:
     if ranking.correlations is None:
         return None
     figure = plot_correlations(ranking.correlations, ranking.best_per_sae, ranking.ranked)
-    return {"figure": to_svg(figure, "effects"), "quadrants": quadrant_counts(ranking.correlations)}
+    return {"figure": to_svg(figure, "effects"), "quadrants": ranking.correlations.quadrants()}
 
 
 def feature_cards(ranked: pd.DataFrame, examples: list[dict]) -> list[dict]:

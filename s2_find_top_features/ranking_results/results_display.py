@@ -46,6 +46,9 @@ def summary_line(record: dict) -> str:
     )
     if summary["n_significant_maxt"] is not None:
         line += f", {summary['n_significant_maxt']:,} with p_maxt <= {arguments['alpha']}"
+    if record.get("quadrants"):
+        n_both = record["quadrants"]["upper_right"]
+        line += f", {summary['n_significant_steer_maxt']:,} with p_steer_maxt ({n_both:,} both)"
     line += f"; {summary['n_passing']:,} pass the filters, {summary['n_ranked']} ranked"
     if summary["n_confirmed"] is None:
         return f"{line}, none held out to confirm"

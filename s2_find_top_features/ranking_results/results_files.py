@@ -49,6 +49,8 @@ def run_record(
         "transfers": transfer_records,
         "notices": notices(features, ranking, transfer_records, arguments),
         "summary": ranking.summary,
+        # Significant on both axes, over all eligible features: `upper_right` follow and steer.
+        "quadrants": ranking.correlations.quadrants() if ranking.correlations else None,
         "input_sha256": {
             name: sha256_of(features.folder / name) for name in ("run.json", "sentences.csv", "tokens.npz")
         },
