@@ -237,6 +237,13 @@ def test_nothing_ranked_and_no_permutations_still_give_a_report(with_effects, tm
     assert "Dashed lines" not in text
 
 
+def test_nothing_eligible_is_a_result_with_effects_too(with_effects, tmp_path):
+    assert analyze(with_effects, tmp_path / "r", "--min-firing", "119") == 0
+    best = pd.read_csv(tmp_path / "r/best_per_sae.csv")
+    assert best["n_eligible"].tolist() == best["n_significant_steer"].tolist() == [0, 0, 0]
+    assert best["steer_spearman"].isna().all()
+
+
 def test_the_report_shows_both_axes_and_says_what_each_quadrant_means(results):
     text = (results / "report.html").read_text(encoding="utf-8")
     for words in ("Upper right: 1", "Lower right: 0", "Upper left: 0", "Lower left: 0", "layer 1, L0 16"):
