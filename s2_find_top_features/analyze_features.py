@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from feature_ranking.analysis_input import open_analysis_input, open_contrasts, with_shuffled_labels
+from feature_ranking.analysis_input import open_analysis_input, open_other_runs, with_shuffled_labels
+from feature_ranking.other_runs import require_same_saes
 from feature_ranking.ranking import rank_features
 from feature_ranking.ranking_options import RANKING_COLUMNS, RankingOptions
+from feature_ranking.sae_effects import require_effects
 from feature_statistics.sentence_split import DISCOVERY, split_groups
 from ranking_results.feature_examples import feature_examples
 from ranking_results.ranking_report import render_report
@@ -37,6 +39,15 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FEATURES",
         help="feature folders of other traits, same model and SAEs: how specific are the top features?",
+    )
+    files.add_argument(
+        "--transfer",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FEATURES",
+        help="feature folder of sentences from elsewhere, same model and SAEs: do the top features, as they "
+        "are, tell label 3 from 0 there? May be given several times",
     )
     ranking = parser.add_argument_group("ranking and filters (on discovery sentences)")
     ranking.add_argument("--pool", choices=POOLINGS, default="max", help="tokens to sentence activation")
@@ -119,7 +130,11 @@ def analyze(args: argparse.Namespace) -> None:
     require_folder_or_nothing(args.output)
     options = RankingOptions.from_arguments(args)
     features = open_analysis_input(args.input)
-    contrasts = open_contrasts(args.contrast, features)
+    if args.rank_by == "steer_spearman":
+        require_effects(features)
+    contrasts = open_other_runs(args.contrast, features, "--contrast")
+    transfers = open_other_runs(args.transfer, features, "--transfer")
+    require_same_saes(features, transfers, "--transfer")
     if args.shuffle_labels:
         features = with_shuffled_labels(features, args.seed)
     parts = split_groups(features.labels, features.groups, args.confirm_share, args.seed)
@@ -128,9 +143,9 @@ def analyze(args: argparse.Namespace) -> None:
         f"{features.trait}: {len(parts)} sentences, {n_discovery} for discovery and "
         f"{len(parts) - n_discovery} for confirmation, {len(features.run['saes'])} SAEs"
     )
-    ranking = rank_features(features, parts, contrasts, options)
+    ranking = rank_features(features, parts, options, contrasts, transfers)
     examples = feature_examples(ranking, features, args.examples_per_label)
-    record = run_record(features, ranking, plain_arguments(args))
+    record = run_record(features, parts, ranking, transfers, plain_arguments(args))
     report = render_report(ranking, examples, record)
     record["seconds"] = round(time.perf_counter() - started, 2)
     write_results(args.output, features, parts, ranking, examples, report, record)

@@ -363,6 +363,46 @@ def test_display_only_prints_a_finished_result_without_input(results, capsys):
     assert before == {path.name: path.stat().st_mtime_ns for path in results.iterdir()}
 
 
+def two_labels(folder):
+    """Labels 0 and 1 become 0, labels 2 and 3 become 3."""
+    label = "concept_strength_label"
+    spoil_sentences(folder, lambda table: table.assign(**{label: table[label].map({0: 0, 1: 0, 2: 3, 3: 3})}))
+
+
+def test_labels_0_and_3_are_enough(folder, tmp_path, capsys):
+    two_labels(folder)
+    assert analyze(folder, tmp_path / "r") == 0
+    ranked = pd.read_csv(tmp_path / "r/ranked_features.csv")
+    assert set(ranked["feature_id"]) == {5, 7}
+    assert ranked["confirmed"].all()
+    missing = ["mean_label_1", "mean_label_2", "monotonic"]
+    for name in ("ranked_features.csv", "discovery_ranking.csv", "best_per_sae.csv"):
+        table = pd.read_csv(tmp_path / "r" / name)
+        assert table[missing].isna().all(axis=None)
+        known = ["mean_label_0", "mean_label_3", "interpretability_score", "auroc", "threshold"]
+        assert table[known].notna().all(axis=None)
+    failed = pd.read_csv(tmp_path / "r/discovery_ranking.csv")["failed_filters"].dropna()
+    assert not failed.str.contains("monotonic").any()
+    assert "note: Labels 0 and 3 only." in capsys.readouterr().out
+    report = (tmp_path / "r/report.html").read_text(encoding="utf-8")
+    assert "<strong>Labels 0 and 3 only.</strong>" in report
+    assert "label means never falling" not in report
+    assert "<h3>Label 3" in report
+    assert "<h3>Label 2" not in report
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", report, flags=re.DOTALL).lower()
+    examples = json.loads((tmp_path / "r/feature_examples.json").read_text(encoding="utf-8"))
+    assert examples[0]["examples"]["1"] == examples[0]["examples"]["2"] == []
+
+
+def test_a_label_that_only_part_of_the_split_could_have_is_still_refused(folder, tmp_path, capsys):
+    two_labels(folder)
+    spoil_sentences(
+        folder, lambda table: table.assign(concept_strength_label=[1, *table["concept_strength_label"][1:]])
+    )
+    assert analyze(folder, tmp_path / "r") == 2
+    assert "label 1 is missing in the" in capsys.readouterr().err
+
+
 # Report
 
 

@@ -72,6 +72,20 @@ def test_statistics_equal_reference_libraries(seed):
             assert got[name] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), (j, name)
 
 
+def test_statistics_of_two_labels_equal_those_that_do_not_need_the_others():
+    dense, labels = tied_activations(60, 20, 3), np.arange(60) % 4
+    two = np.where(labels > 1, 3, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = all_statistics(dense, two)
+    assert table[["mean_label_1", "mean_label_2", "monotonic"]].isna().all(axis=None)
+    for j, got in table.iloc[2:].iterrows():
+        x = dense[:, j].astype(np.float64)
+        assert got["mean_label_3"] == pytest.approx(x[two == 3].mean())
+        assert got["auroc"] == pytest.approx(roc_auc_score(two == 3, x))
+        assert got["spearman_corr"] == pytest.approx(scipy.stats.spearmanr(x, two).statistic)
+
+
 def test_constant_features_have_no_correlation():
     labels = np.arange(40) % 4
     table = all_statistics(tied_activations(40, 5, 0), labels)

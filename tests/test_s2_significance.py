@@ -263,10 +263,10 @@ def test_confirmation_finds_a_real_feature_in_its_direction_only():
     signal = labels + rng.normal(0, 0.5, 60) + 2
     pooled = np.column_stack([signal, 10 - signal, signal, np.zeros(60)]).astype(np.float32)
     table = confirm(pooled, labels, np.arange(60), [1, -1, -1, 1])
-    assert table["confirm_p"].tolist() == pytest.approx([4 / 801, 4 / 801, 1, 1])
-    assert table["confirm_spearman"][0] == pytest.approx(scipy.stats.spearmanr(signal, labels).statistic)
-    assert np.isnan(table["confirm_spearman"][3])  # silent on these sentences
-    low, middle, high = table.loc[0, ["confirm_spearman_low", "confirm_spearman", "confirm_spearman_high"]]
+    assert table["p"].tolist() == pytest.approx([4 / 801, 4 / 801, 1, 1])
+    assert table["spearman"][0] == pytest.approx(scipy.stats.spearmanr(signal, labels).statistic)
+    assert np.isnan(table["spearman"][3])  # silent on these sentences
+    low, middle, high = table.loc[0, ["spearman_low", "spearman", "spearman_high"]]
     assert low < middle < high
 
 
@@ -282,7 +282,7 @@ def test_bootstrap_interval_covers_the_true_auroc():
         labels = np.arange(120) % 4
         pooled = (rng.normal(size=120) + (labels == 3) + 10)[:, None].astype(np.float32)
         row = confirm(pooled, labels, np.arange(120), [1], seed=seed, n_permutations=1).iloc[0]
-        covered += row["confirm_auroc_low"] <= truth <= row["confirm_auroc_high"]
+        covered += row["auroc_low"] <= truth <= row["auroc_high"]
     assert covered >= 85
 
 
@@ -298,7 +298,7 @@ def test_noise_selected_on_discovery_is_confirmed_at_the_nominal_rate_at_most():
         best = np.argsort(-rho)[:5]
         assert rho[best[0]] > 0.2  # chance looks like a finding where it was chosen
         table = confirm(dense[held][:, best], labels[held], groups[held], [1] * 5, seed, n_bootstrap=1)
-        false_alarms += (table["confirm_p"] <= 0.05).any()
+        false_alarms += (table["p"] <= 0.05).any()
     assert false_alarms / n_seeds <= two_binomial_errors(0.05, n_seeds)
 
 

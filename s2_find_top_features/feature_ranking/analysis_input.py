@@ -4,48 +4,51 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from feature_statistics.feature_metrics import N_LABELS
 from feature_statistics.permutation_test import permuted_labels
 from twins_s2.feature_folder import EXTRACT, FeatureFolder, open_feature_folder, required_file
 
+from .sae_effects import GRADIENTS
+
 
 def open_analysis_input(folder: Path) -> FeatureFolder:
-    """Open a feature folder of s1 that has all its SAE files and sentences of every label.
+    """Open a feature folder of s1 that has all its SAE files and sentences of labels 0 and 3.
 
     Raises FileNotFoundError naming the missing file, ValueError for a foreign format, contradictory files, or
-    a label without sentences.
+    one of these labels without sentences.
     """
     features = open_feature_folder(folder)
     if not features.run["saes"]:
         raise ValueError(f"{folder / 'run.json'} has no saes, so there is no feature to rank; {EXTRACT}")
     for sae in features.run["saes"]:
         required_file(folder, sae["file"], EXTRACT)
-    missing = np.flatnonzero(np.bincount(features.labels, minlength=N_LABELS) == 0)
-    if missing.size:
-        raise ValueError(
-            f"{folder / 'sentences.csv'} has no sentence of label {missing[0]}; the statistics compare all "
-            "four labels, so add sentences of that label to the input of s1"
-        )
+        if sae.get("effects"):
+            required_file(folder, sae["effects"], GRADIENTS)
+    for label in (0, 3):
+        if label not in features.labels:
+            raise ValueError(
+                f"{folder / 'sentences.csv'} has no sentence of label {label}; the statistics compare labels "
+                "0 and 3 (1 and 2 may be missing), so add sentences of that label to the input of s1"
+            )
     return features
 
 
-def open_contrasts(folders: list[Path], features: FeatureFolder) -> list[FeatureFolder]:
-    """Open feature folders of other traits, one per trait and of the same model; else ValueError."""
-    contrasts: dict[str, FeatureFolder] = {}
+def open_other_runs(folders: list[Path], features: FeatureFolder, option: str) -> list[FeatureFolder]:
+    """Open the feature folders given with `option`, one per name and of the same model; else ValueError."""
+    others: dict[str, FeatureFolder] = {}
     for folder in folders:
         other = open_analysis_input(folder)
         if other.run["model"] != features.run["model"]:
             raise ValueError(
-                f"--contrast {folder} was computed with the model {other.run['model']}, "
+                f"{option} {folder} was computed with the model {other.run['model']}, "
                 f"{features.folder} with {features.run['model']}; run s1 on both with the same model"
             )
-        if other.trait in contrasts:
+        if other.trait in others:
             raise ValueError(
-                f"--contrast {contrasts[other.trait].folder} and {folder} are both of the trait "
+                f"{option} {others[other.trait].folder} and {folder} are both of the trait "
                 f"{other.trait}, which names the columns; leave one out or rename its folder"
             )
-        contrasts[other.trait] = other
-    return list(contrasts.values())
+        others[other.trait] = other
+    return list(others.values())
 
 
 def with_shuffled_labels(features: FeatureFolder, seed: int) -> FeatureFolder:

@@ -10,6 +10,7 @@ RANKING_COLUMNS = (
     "separation_score",
     "auroc",
     "tpr",
+    "steer_spearman",
 )
 
 

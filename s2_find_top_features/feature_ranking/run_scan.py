@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse
 from feature_statistics.feature_metrics import unit_ranks
 from feature_statistics.permutation_test import permuted_labels
+from threadpoolctl import threadpool_limits
 from twins_s2.feature_folder import FeatureFolder
 from twins_s2.progress import progress
 
@@ -35,6 +36,9 @@ class RunScan:
         self.discovery = pd.DataFrame()  # the best features, filters or not
         self.best = pd.DataFrame()  # the best feature of each SAE that has an eligible one
         self._activations: dict[tuple[int, int], scipy.sparse.csc_matrix] = {}  # (sae, feature_id) -> [T, 1]
+        self.effect_rho: dict[int, np.ndarray] = {}  # sae -> [n_eligible], of SAEs with effects only
+        self.effect_null_largest = np.zeros(options.permutations, dtype=np.float32)
+        self._steering: dict[tuple[int, int], np.ndarray] = {}  # (sae, feature_id) -> [n]
 
     def add(self, sae: dict, scan: SaeScan | None) -> None:
         """Take in the scan of one entry of run.json's `saes`."""
@@ -47,12 +51,16 @@ class RunScan:
         self.passing = _best([self.passing, rows[is_passing]], self._rank_by, self._top_n)
         self.discovery = _best([self.discovery, rows], self._rank_by, N_DISCOVERY_RANKING)
         self.best = _concat([self.best, rows.head(1)])
-        self._activations |= {
-            (place, feature_id): scan.candidates[:, [k]] for k, feature_id in enumerate(scan.candidate_ids)
-        }
-        self._activations = {
-            key: self._activations[key] for table in (self.passing, self.best) for key in _keys(table)
-        }
+        candidates = [(place, feature_id) for feature_id in scan.candidate_ids]
+        self._activations |= {key: scan.candidates[:, [k]] for k, key in enumerate(candidates)}
+        if scan.effects:
+            self.effect_rho[place] = scan.effects.rho
+            self.effect_null_largest = np.maximum(self.effect_null_largest, scan.effects.null_largest)
+            self._steering |= {key: scan.effects.candidates[:, k] for k, key in enumerate(candidates)}
+        still_wanted = {key for table in (self.passing, self.best) for key in _keys(table)}
+        for store in (self._activations, self._steering):
+            for key in store.keys() - still_wanted:
+                del store[key]
         self.rho.append(scan.rho)
         self.p.append(scan.p)
         self.null_largest = np.maximum(self.null_largest, scan.null_largest)
@@ -70,6 +78,18 @@ class RunScan:
             return scipy.sparse.csc_matrix((n_tokens, 0), dtype=np.float32)
         return scipy.sparse.hstack([self._activations[key] for key in _keys(table)], format="csc")
 
+    def steering(self, table: pd.DataFrame, n_sentences: int) -> np.ndarray | None:
+        """Steering sensitivities of the rows of `passing` or `best`, [n, len(table)] float32.
+
+        NaN for features of an SAE without effects; None where no SAE has any.
+        """
+        if not self.effect_rho:
+            return None
+        steering = np.full((n_sentences, len(table)), np.nan, dtype=np.float32)
+        for k, key in enumerate(_keys(table)):
+            steering[:, k] = self._steering.get(key, np.nan)
+        return steering
+
 
 def scan_run(features: FeatureFolder, is_discovery: np.ndarray, options: RankingOptions) -> RunScan:
     """Scan every distinct SAE of the run on the discovery sentences ([n] bool)."""
@@ -85,7 +105,8 @@ def scan_run(features: FeatureFolder, is_discovery: np.ndarray, options: Ranking
         n_jobs=options.jobs, prefer="threads", return_as="generator", pre_dispatch="n_jobs"
     )(joblib.delayed(scan_sae)(features, sae, is_discovery, permuted_ranks, options) for sae in entries)
     run_scan = RunScan(options)
-    with progress(len(entries), "SAE", "ranking") as bar:
+    # SAEs share the cores already: products that take all of them each would wait for each other.
+    with threadpool_limits(1, "blas"), progress(len(entries), "SAE", "ranking") as bar:
         for sae, scan in zip(entries, scans):
             run_scan.add(sae, scan)
             bar.update()

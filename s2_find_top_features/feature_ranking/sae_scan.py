@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import scipy.sparse
+from feature_statistics.dense_columns import spearman_with_null
 from feature_statistics.feature_metrics import (
     feature_statistics,
     sort_activations,
@@ -17,8 +18,18 @@ from twins_s2.feature_folder import FeatureFolder, read_sae_activations
 from twins_s2.sentence_pooling import pool_sparse
 
 from .ranking_options import RankingOptions
+from .sae_effects import percentiles, read_sae_effects, sizes_of_effects
 
 N_DISCOVERY_RANKING = 1000
+
+
+@dataclass(frozen=True)
+class EffectScan:
+    """What is kept of the effects of one SAE."""
+
+    rho: np.ndarray  # [n_eligible] Spearman correlations of steering sensitivity and label
+    null_largest: np.ndarray  # [n_permutations] largest permuted |rho| over the eligible features
+    candidates: np.ndarray  # [n, n_candidates] float32 steering sensitivities
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class SaeScan:
     rows: pd.DataFrame  # the best and the best passing features, best first
     candidates: scipy.sparse.csc_matrix  # [T, n_candidates] token activations
     candidate_ids: np.ndarray  # [n_candidates] feature_id: the best, and the best that pass
+    effects: EffectScan | None  # where s1 computed effects
 
 
 def scan_sae(
@@ -58,6 +70,15 @@ def scan_sae(
     table["p"] = analytic_p_values(
         table["spearman_corr"].to_numpy(), ranks, features.labels[is_discovery], features.groups[is_discovery]
     )
+    effects = read_sae_effects(features, sae)
+    if effects:
+        effect_rho, effect_null = spearman_with_null(
+            effects.steering[is_discovery],
+            table["feature_id"].to_numpy(),
+            features.labels[is_discovery],
+            permuted_ranks,
+        )
+        table = table.assign(steer_spearman=effect_rho, steer_percentile=percentiles(effect_rho))
 
     failures = filter_failures(table, options)
     order = np.argsort(-table[options.rank_by].to_numpy(), kind="stable")
@@ -65,15 +86,23 @@ def scan_sae(
     best_passing = order[is_passing[order]][: options.top_n]
     kept = order[np.isin(order, best_passing) | (np.arange(len(order)) < N_DISCOVERY_RANKING)]
     candidate_ids = table["feature_id"].to_numpy()[np.union1d(order[:1], best_passing)]
+    rows = identified_rows(table.iloc[kept], failures.iloc[kept], sae)
+    if effects:
+        ids = rows["feature_id"].to_numpy()
+        per_sentence = pool_sparse(token_acts[:, ids], features.sentence_offsets, "max")
+        largest = per_sentence[is_discovery].max(axis=0).toarray().ravel()
+        sizes = sizes_of_effects(effects, ids, largest, features.labels, is_discovery)
+        rows = pd.concat([rows, sizes], axis=1)
     return SaeScan(
         n_firing=int((n_firing > 0).sum()),
         n_passing=int(is_passing.sum()),
         rho=table["spearman_corr"].to_numpy(),
         p=table["p"].to_numpy(),
         null_largest=largest_permuted_rho(ranks, permuted_ranks),
-        rows=identified_rows(table.iloc[kept], failures.iloc[kept], sae),
+        rows=rows,
         candidates=token_acts[:, candidate_ids],
         candidate_ids=candidate_ids,
+        effects=EffectScan(effect_rho, effect_null, effects.steering[:, candidate_ids]) if effects else None,
     )
 
 
@@ -108,8 +137,10 @@ def filter_failures(table: pd.DataFrame, options: RankingOptions) -> pd.DataFram
         "tpr": table["tpr"] < options.min_tpr,
         "fpr": table["fpr"] > options.max_fpr,
     }
-    if options.require_monotonic:
+    if options.require_monotonic and table["monotonic"].notna().all():  # NA where a label is missing
         failures["monotonic"] = ~table["monotonic"]
+    if options.rank_by == "steer_spearman":
+        failures["steering"] = table["steer_spearman"].isna()  # nothing to rank by: the same in all sentences
     return pd.DataFrame(failures)
 
 

@@ -9,13 +9,12 @@ from .feature_metrics import unit_ranks
 from .p_values import holm
 from .permutation_test import CHUNK_ELEMENTS, permuted_labels
 
-CONFIRM_COLUMNS = ("confirm_spearman", "confirm_auroc", "confirm_tpr", "confirm_fpr")
-COLUMNS = (*(f"{name}{suffix}" for name in CONFIRM_COLUMNS for suffix in ("", "_low", "_high")), "confirm_p")
+MEASURES = ("spearman", "auroc", "tpr", "fpr")
 PERMUTATIONS_PER_FEATURE = 200  # at least, so that Holm's adjustment over the features stays resolvable
 
 
 def confirm_features(
-    pooled: np.ndarray,
+    values: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
     thresholds: np.ndarray,
@@ -25,45 +24,69 @@ def confirm_features(
     n_bootstrap: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Effect sizes of selected features on the confirmation sentences: one row per feature, columns COLUMNS.
+    """Effect sizes of selected features on other sentences and their adjusted p: `confirmation_names()`.
 
-    `pooled` is [n, k], `labels` and `groups` [n]; `thresholds` [k] come from discovery, so tpr and fpr carry
-    over a rule that was fixed before. Intervals are the 2.5 % and 97.5 % points over resampled groups.
-    `confirm_p` tests Spearman's rho in the direction [k] (+1 or -1) seen in discovery by group permutation
-    and is Holm-adjusted over the k features.
+    `values` is [n, k], one activation or sensitivity per sentence and feature; `labels` and `groups` [n];
+    `thresholds` [k] come from discovery, so tpr and fpr carry over a rule that was fixed before. `p` tests
+    Spearman's rho in the direction [k] (+1 or -1) seen in discovery by group permutation and is
+    Holm-adjusted over the k features.
     """
-    n_features = pooled.shape[1]
+    n_features = values.shape[1]
     if n_features == 0:
         return empty_confirmation(pd.RangeIndex(0))
     rng = np.random.default_rng(seed)
+    sizes = effect_sizes(values, labels, groups, thresholds, n_bootstrap, rng)
+    n_permutations = max(n_permutations, PERMUTATIONS_PER_FEATURE * n_features)
+    p = directed_p_values(values, labels, groups, directions, n_permutations, rng)
+    return sizes.assign(p=holm(p))
+
+
+def effect_sizes(
+    values: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    thresholds: np.ndarray,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """MEASURES of each column of `values` [n, k], each with `_low` and `_high`, one row per column.
+
+    Intervals are the 2.5 % and 97.5 % points over resampled groups. NaN where label 3 or 0 is missing.
+    """
+    names = confirmation_names()[:-1]
+    if len(labels) == 0:
+        return pd.DataFrame(np.nan, index=range(values.shape[1]), columns=names)
     resampled = group_bootstrap(groups, n_bootstrap, rng)  # [n_bootstrap, n]
     observed_and_resampled = np.vstack([np.ones(len(labels)), resampled])
     rows = []
-    for k in range(n_features):  # the few selected features, each with all resamples at once
+    for k in range(values.shape[1]):  # the few selected features, each with all resamples at once
         row = []
-        for values in weighted_statistics(pooled[:, k], labels, thresholds[k], observed_and_resampled):
-            row += [values[0], *percentile_interval(values[1:])]
+        for measure in weighted_statistics(values[:, k], labels, thresholds[k], observed_and_resampled):
+            row += [measure[0], *percentile_interval(measure[1:])]
         rows.append(row)
-    n_permutations = max(n_permutations, PERMUTATIONS_PER_FEATURE * n_features)
-    p = directed_p_values(pooled, labels, groups, directions, n_permutations, rng)
-    return pd.DataFrame(np.column_stack([rows, holm(p)]), columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=names)
+
+
+def confirmation_names(measures: tuple[str, ...] = MEASURES) -> list[str]:
+    """Columns of `confirm_features` for some measures: each with its interval, then `p`."""
+    return [f"{name}{suffix}" for name in measures for suffix in ("", "_low", "_high")] + ["p"]
 
 
 def empty_confirmation(index: pd.Index) -> pd.DataFrame:
     """The columns of `confirm_features` without values, for features that no sentence was held out for."""
-    return pd.DataFrame(np.nan, index=index, columns=list(COLUMNS))
+    return pd.DataFrame(np.nan, index=index, columns=confirmation_names())
 
 
 def directed_p_values(
-    pooled: np.ndarray,
+    values: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
     directions: np.ndarray,
     n_permutations: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """One-sided permutation p of Spearman's rho of each column of `pooled` [n, k] in its direction, [k]."""
-    ranks = unit_ranks(pooled.T) * directions[:, None]  # [k, n]; NaN for a constant feature
+    """One-sided permutation p of Spearman's rho of each column of `values` [n, k] in its direction, [k]."""
+    ranks = unit_ranks(values.T) * directions[:, None]  # [k, n]; NaN for a constant feature
     label_ranks = unit_ranks(labels)
     rho = ranks @ label_ranks
     exceeding = np.zeros(len(rho))

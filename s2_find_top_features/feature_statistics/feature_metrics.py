@@ -170,13 +170,14 @@ def spearman(ranks: scipy.sparse.csr_matrix, labels: np.ndarray) -> np.ndarray:
 
 
 def label_means(entries: SortedActivations, labels: np.ndarray) -> np.ndarray:
-    """Mean activation per label, zeros included, [4, n_features] float64."""
+    """Mean activation per label, zeros included, [4, n_features] float64; NaN for a label that is missing."""
     one_hot = (labels[:, None] == np.arange(N_LABELS)).astype(np.float64)  # [n, 4]
     activations = scipy.sparse.csr_matrix(
         (entries.activation, entries.sentence, entries.indptr),
         shape=(len(entries.indptr) - 1, entries.n_sentences),
     )
-    return (activations @ one_hot).T / one_hot.sum(axis=0)[:, None]
+    n_sentences = one_hot.sum(axis=0)  # [4]
+    return (activations @ one_hot).T / np.where(n_sentences > 0, n_sentences, np.nan)[:, None]
 
 
 def percentile_95(entries: SortedActivations) -> np.ndarray:
@@ -220,8 +221,8 @@ def feature_statistics(
 ) -> pd.DataFrame:
     """All statistics of each feature against `labels` [n] int in 0..3: n_features rows, columns STATISTICS.
 
-    `ranks` are the `standardised_ranks` of `entries`. Every label must occur. Correlations, separation and
-    score of a constant feature are NaN.
+    `ranks` are the `standardised_ranks` of `entries`. Labels 0 and 3 must occur; where 1 or 2 is missing,
+    its mean is NaN and `monotonic` NA. Correlations, separation and score of a constant feature are NaN.
     """
     means = label_means(entries, labels)  # [4, n_features]
     _, deviations = column_moments(entries)
@@ -232,6 +233,9 @@ def feature_statistics(
     threshold = percentile_95(only_0)
     tpr, fpr = share_above(only_3, threshold), share_above(only_0, threshold)
     pearson_corr = pearson(entries, deviations, labels)
+    monotonic = (np.diff(means, axis=0) >= 0).all(axis=0) & (means[3] > means[0])
+    if len(np.unique(labels)) < N_LABELS:
+        monotonic = pd.array([pd.NA] * len(spread), dtype="boolean")
     table = {
         "interpretability_score": 0.4 * pearson_corr + 0.3 * separation + 0.3 * (tpr - fpr),
         "pearson_corr": pearson_corr,
@@ -240,7 +244,7 @@ def feature_statistics(
         "tpr": tpr,
         "fpr": fpr,
         **{f"mean_label_{label}": means[label] for label in range(N_LABELS)},
-        "monotonic": (np.diff(means, axis=0) >= 0).all(axis=0) & (means[3] > means[0]),
+        "monotonic": monotonic,
         "auroc": auroc(pair, labels),
         "density": entries.n_nonzero / entries.n_sentences,
         "n_firing": entries.n_nonzero,

@@ -62,13 +62,20 @@ def maxt_p_values(rho: np.ndarray, null_largest: np.ndarray) -> np.ndarray:
     """Family-wise p of each |rho| against the null of the largest, (b + 1) / (B + 1), shape of `rho`.
 
     Westfall & Young 1993, single-step maxT, two-sided. The null is float32, hence the tolerance, which errs
-    to larger p. NaN without permutations.
+    to larger p. NaN without permutations, and where rho is.
     """
     n_permutations = len(null_largest)
     if n_permutations == 0:
         return np.full(len(rho), np.nan)
     below = np.searchsorted(np.sort(null_largest), np.abs(rho) - 1e-5, side="left")
-    return (n_permutations - below + 1) / (n_permutations + 1)
+    return np.where(np.isnan(rho), np.nan, (n_permutations - below + 1) / (n_permutations + 1))
+
+
+def critical_rho(null_largest: np.ndarray, alpha: float) -> float:
+    """The |rho| above which `maxt_p_values` are at most `alpha`; infinite if permutations are too few."""
+    n_reaching = int(alpha * (len(null_largest) + 1) + 1e-9) - 1  # so many of the null may reach such a rho
+    falling = -np.sort(-null_largest)
+    return float(np.concatenate([[np.inf], falling, [0]])[min(n_reaching, len(falling)) + 1])
 
 
 def mean_square_rho(

@@ -33,7 +33,7 @@ def split_groups(labels: np.ndarray, groups: np.ndarray, confirm_share: float, s
         to_confirmation[group] = part
     parts = np.where(to_confirmation[group_index], CONFIRMATION, DISCOVERY)
     for part in (DISCOVERY, CONFIRMATION):
-        missing = np.flatnonzero(np.bincount(labels[parts == part], minlength=N_LABELS) == 0)
+        missing = np.setdiff1d(labels, labels[parts == part])
         if missing.size:
             raise ValueError(
                 f"label {missing[0]} is missing in the {part} part of the split ({(parts == part).sum()} of "

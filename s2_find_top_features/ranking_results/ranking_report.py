@@ -8,9 +8,10 @@ import pandas as pd
 from feature_ranking.ranking import Ranking
 from twins_s2.palette import ACCENT, CONTRAST, FAINT, INK, LABEL_COLOURS, MUTED
 
+from .effect_figure import plot_correlations
 from .report_figures import plot_confirmation, plot_sae_map, to_svg
 
-TEMPLATE = Path(__file__).with_name("report_template.html")
+TEMPLATES = Path(__file__).parent
 LABEL_NAMES = {
     3: "plainly about the trait",
     2: "trait present, weak or partial",
@@ -37,25 +38,41 @@ def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
     scatter = None
     if has_confirmation and features:
         scatter = to_svg(plot_confirmation(ranking.ranked), "scatter")
+    effects = effect_section(ranking)
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = format_number
     environment.globals["zip"] = zip
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("report_template.html").render(
         trait=record["trait"].replace("_", " "),
         record=record,
         summary=record["summary"],
         arguments=record["arguments"],
         has_confirmation=has_confirmation,
+        transfers=record["transfers"],
+        by_difficulty="confirm_auroc_plain" in ranking.ranked,
         contrasts=[column.removeprefix("contrast_share_") for column in shares],
         features=features,
         misses=missed.to_dict("records"),
-        label_names=LABEL_NAMES,
+        label_names={label: name for label, name in LABEL_NAMES.items() if label in record["labels"]},
         colours=COLOURS,
         scatter=scatter,
+        effects=effects,
         sae_map=to_svg(plot_sae_map(ranking.best_per_sae, has_confirmation), "map"),
     )
+
+
+def effect_section(ranking: Ranking) -> dict | None:
+    """What the page shows of effects: the figure and how many features lie in each quadrant."""
+    if ranking.correlations is None:
+        return None
+    figure = plot_correlations(ranking.correlations, ranking.best_per_sae, ranking.ranked)
+    return {"figure": to_svg(figure, "effects"), "quadrants": ranking.correlations.quadrants()}
 
 
 def feature_cards(ranked: pd.DataFrame, examples: list[dict]) -> list[dict]:
@@ -63,8 +80,9 @@ def feature_cards(ranked: pd.DataFrame, examples: list[dict]) -> list[dict]:
     cards = ranked.astype(object).where(ranked.notna(), None).to_dict("records")
     members = ranked.groupby("family_id")["rank"].agg(list).to_dict()
     for card, example in zip(cards, examples):
-        means = np.array([card[f"mean_label_{label}"] for label in range(4)])
-        card["bars"] = (means / max(means.max(), 1e-12)).tolist()  # share of the highest mean
+        means = np.array([card[f"mean_label_{label}"] for label in range(4)], dtype=np.float64)
+        # Share of the highest mean; a label that is missing has a bar without height.
+        card["bars"] = np.nan_to_num(means / max(np.nanmax(means), 1e-12)).tolist()
         card["family"] = members[card["family_id"]]
         card["examples"] = example["examples"]
         card["peak"] = max(

@@ -20,6 +20,9 @@ def display(output: Path, n_rows: int) -> None:
         columns += ["p_maxt", "family_id"]
         if record["summary"]["n_confirmed"] is not None:
             columns += ["confirm_spearman", "confirm_auroc", "confirm_p"]
+        columns += [name for name in ("steer_spearman", "confirm_steer_p", "evidence") if name in ranked]
+        if "evidence" in ranked:
+            ranked["evidence"] = ranked["evidence"].astype(object).fillna("")
         print(ranked[columns].head(n_rows).to_string(index=False, float_format="{:.3g}".format))
         return
     misses = pd.read_csv(required_file(output, "discovery_ranking.csv", REMEDY)).head(n_rows)
@@ -43,10 +46,16 @@ def summary_line(record: dict) -> str:
     )
     if summary["n_significant_maxt"] is not None:
         line += f", {summary['n_significant_maxt']:,} with p_maxt <= {arguments['alpha']}"
+    if record.get("quadrants"):
+        n_both = record["quadrants"]["upper_right"]
+        line += f", {summary['n_significant_steer_maxt']:,} with p_steer_maxt ({n_both:,} both)"
     line += f"; {summary['n_passing']:,} pass the filters, {summary['n_ranked']} ranked"
     if summary["n_confirmed"] is None:
         return f"{line}, none held out to confirm"
-    return (
-        f"{line} in {summary['n_families']} families, {summary['n_confirmed']} confirmed "
+    line += (
+        f" in {summary['n_families']} families, {summary['n_confirmed']} confirmed "
         f"({summary['n_families_confirmed']} families)"
     )
+    if summary.get("n_steers") is not None:
+        line += f"; {summary['n_steers']} steer, {summary['n_both']} do both"
+    return line

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from feature_ranking.ranking import Ranking
+from feature_statistics.feature_metrics import N_LABELS
+from feature_statistics.sentence_split import DISCOVERY
 from twins_s2.atomic_files import replaced_together, write_json, write_text
 from twins_s2.feature_folder import FORMAT_VERSION, FeatureFolder
 from twins_s2.folder_lock import only_writer
@@ -20,8 +22,15 @@ def require_folder_or_nothing(output: Path) -> None:
         raise ValueError(f"--output {output} is a file, expected a folder or nothing; choose another name")
 
 
-def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> dict:
+def run_record(
+    features: FeatureFolder,
+    parts: np.ndarray,
+    ranking: Ranking,
+    transfers: list[FeatureFolder],
+    arguments: dict,
+) -> dict:
     """The content of run.json, but for the wall time; `arguments` are those of the command."""
+    transfer_records = [transfer_record(other, features, parts) for other in transfers]
     source = ("input_sha256", "model", "model_revision", "n_sentences", "n_tokens")
     return {
         "format_version": FORMAT_VERSION,
@@ -36,8 +45,12 @@ def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> di
         "labels_shuffled": arguments["shuffle_labels"],
         "duplicate_saes_left_out": [sae["sae_id"] for sae in features.run["saes"] if sae.get("duplicate_of")],
         "signed_saes_left_out": ranking.signed_saes,
-        "notices": notices(ranking, arguments),
+        "labels": sorted(set(features.labels.tolist())),
+        "transfers": transfer_records,
+        "notices": notices(features, ranking, transfer_records, arguments),
         "summary": ranking.summary,
+        # Significant on both axes, over all eligible features: `upper_right` follow and steer.
+        "quadrants": ranking.correlations.quadrants() if ranking.correlations else None,
         "input_sha256": {
             name: sha256_of(features.folder / name) for name in ("run.json", "sentences.csv", "tokens.npz")
         },
@@ -45,12 +58,30 @@ def run_record(features: FeatureFolder, ranking: Ranking, arguments: dict) -> di
     }
 
 
-def notices(ranking: Ranking, arguments: dict) -> list[str]:
+def transfer_record(other: FeatureFolder, features: FeatureFolder, parts: np.ndarray) -> dict:
+    """What run.json says of a run given with --transfer."""
+    seen = set(features.sentences["sentence"][parts == DISCOVERY])
+    return {
+        "name": other.trait,
+        "path": str(other.folder),
+        "input_sha256": other.run.get("input_sha256"),
+        **{f"n_label_{label}": int((other.labels == label).sum()) for label in (0, 3)},
+        "n_seen": int(other.sentences["sentence"].isin(seen).sum()),  # took part in choosing the features
+    }
+
+
+def notices(features: FeatureFolder, ranking: Ranking, transfers: list[dict], arguments: dict) -> list[str]:
     """What a reader of these results has to know before any figure: each `Title. Text`."""
     found = []
     if arguments["shuffle_labels"]:
         found.append(
             "Negative control. The labels were shuffled before the analysis: whatever is found is chance."
+        )
+    labels = sorted(set(features.labels.tolist()))
+    if len(labels) < N_LABELS:
+        found.append(
+            f"Labels {', '.join(map(str, labels[:-1]))} and {labels[-1]} only. Means of the others are "
+            "empty, and whether means rise with the label is not asked: monotonic is empty and no filter."
         )
     if arguments["confirm_share"] == 0:
         found.append(
@@ -58,6 +89,12 @@ def notices(ranking: Ranking, arguments: dict) -> list[str]:
             "(--confirm-share 0), so the figures are larger than they would be on new sentences. Only "
             "p_maxt, where it was computed, accounts for the number of features searched."
         )
+    for transfer in transfers:
+        if transfer["n_seen"]:
+            found.append(
+                f"Sentences seen before. {transfer['n_seen']} sentences of {transfer['path']} (--transfer) "
+                "are discovery sentences of this run: there the features are measured where they were chosen."
+            )
     if arguments["permutations"] == 0:
         found.append(
             "No permutation test. With --permutations 0 p_maxt is empty: no figure accounts for the best of "

@@ -3,9 +3,11 @@
     ranking_vs_scipy_loop.py             135 SAEs x 16,384 features x 1,000 sentences
     ranking_vs_scipy_loop.py --saes 10   the same, scaled down; says what it extrapolates
     ranking_vs_scipy_loop.py --growth    time per nonzero at 100, 1,000 and 10,000 sentences
+    ranking_vs_scipy_loop.py --effects   the analysis with the effects of all features beside that without
 
 The activations are random: in each SAE, features fire with log-normal frequencies that add up to one of five
-L0s, whose mean is that of Gemma Scope's 135 SAEs (119). The files of the full run take 2.8 GB in --folder.
+L0s, whose mean is that of Gemma Scope's 135 SAEs (119). The files of the full run take 2.8 GB in
+--folder, those of its effects 13 GB more.
 """
 
 import argparse
@@ -45,8 +47,8 @@ N_SAES, D_SAE, TOKENS_PER_SENTENCE = 135, 16_384, 22
 L0_RUNGS = (20, 39, 73, 150, 313)  # per layer
 
 
-def write_run(folder: Path, saes: Iterable[int], n_sentences: int) -> None:
-    """A feature folder of s1 with random activations; what is already there is kept."""
+def write_run(folder: Path, saes: Iterable[int], n_sentences: int, effects: bool = False) -> None:
+    """A feature folder of s1 with random activations and effects; what is already there is kept."""
     (folder / "sae_activations").mkdir(parents=True, exist_ok=True)
     n_tokens = n_sentences * TOKENS_PER_SENTENCE
     pd.DataFrame(
@@ -81,6 +83,9 @@ def write_run(folder: Path, saes: Iterable[int], n_sentences: int) -> None:
         )
         if not (folder / name).is_file():
             scipy.sparse.save_npz(folder / name, random_activations(n_tokens, l0, seed=k), compressed=False)
+        if effects:
+            entries[-1]["effects"] = name.replace("sae_activations", "sae_effects")
+            write_effects(folder, entries[-1], n_sentences, seed=k)
     run = {
         "format_version": 1,
         "model": "synthetic",
@@ -103,6 +108,20 @@ def random_activations(n_tokens: int, l0: int, seed: int) -> scipy.sparse.csr_ma
     values = rng.exponential(size=len(rows)).astype(np.float32) + np.float32(0.1)
     indptr = np.concatenate([[0], np.cumsum(n_active)])
     return scipy.sparse.csc_matrix((values, rows, indptr), shape=(n_tokens, D_SAE)).tocsr()
+
+
+def write_effects(folder: Path, entry: dict, n_sentences: int, seed: int) -> None:
+    """Random effects of one SAE, the ablation as sparse as the pooled activations."""
+    path = folder / entry["effects"]
+    if path.is_file():
+        return
+    path.parent.mkdir(exist_ok=True)
+    rng = np.random.default_rng([seed, 1])
+    acts = scipy.sparse.load_npz(folder / entry["file"]).tocsc()
+    ablation = pool_sparse(acts, np.arange(n_sentences + 1) * TOKENS_PER_SENTENCE, "mean").tocsr()
+    steering = rng.standard_normal((n_sentences, D_SAE), dtype=np.float32)
+    arrays = {name: getattr(ablation, name) for name in ("data", "indices", "indptr", "shape")}
+    np.savez(path, format=np.array("csr"), steering=steering, token_attribution=acts.data, **arrays)
 
 
 def timed(function, *arguments) -> tuple[np.ndarray, object]:
@@ -147,11 +166,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
 
     basic = in_threads(statistics, entries, args.jobs) - read
 
-    command = [sys.executable, str(STAGE / "analyze_features.py"), "--input", str(folder), "--output"]
-    command += [str(folder / "results"), "--jobs", str(args.jobs)]
-    wall = timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))[0][0]
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    whole = np.array([wall, usage.ru_utime + usage.ru_stime])
+    whole, memory = whole_analysis(folder, args.jobs)
     summary = json.loads((folder / "results/run.json").read_text(encoding="utf-8"))["summary"]
 
     read, basic, whole = read * scale, basic * scale, whole * scale
@@ -169,7 +184,43 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         print(f"{name:38s} {seconds[0]:10.1f} {seconds[1]:9.1f}")
     print(f"statistics faster than the loop by     {loop[0] / basic[0]:10.1f} {loop[1] / basic[1]:9.1f}")
     n_eligible = summary["n_eligible"] * scale
-    print(f"eligible features {n_eligible:,.0f}; peak memory {usage.ru_maxrss / 2**20:.2f} GiB")
+    print(f"eligible features {n_eligible:,.0f}; peak memory {memory:.2f} GiB")
+
+
+def whole_analysis(folder: Path, jobs: int) -> tuple[np.ndarray, float]:
+    """Wall and CPU seconds [2] of the command, start-up included, and the GiB it held at most so far."""
+    command = [sys.executable, str(STAGE / "analyze_features.py"), "--input", str(folder), "--output"]
+    command += [str(folder / "results"), "--jobs", str(jobs)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))[0][0]
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime
+    return np.array([wall, cpu]), usage.ru_maxrss / 2**20
+
+
+def compare_effects(folder: Path, args: argparse.Namespace) -> None:
+    """The whole analysis without effects, then with, on the same SAEs; nothing is scaled."""
+    seconds = {}
+    print(f"{args.saes} SAEs of {D_SAE:,} features, {args.sentences:,} sentences, {args.jobs} threads")
+    print("                              wall s     CPU s   peak GiB")
+    for name, saes, effects in (
+        ("one SAE, without effects", 1, False),
+        ("all, without effects", args.saes, False),
+        ("one SAE, with effects", 1, True),
+        ("all, with effects", args.saes, True),
+    ):
+        write_run(folder, range(saes), args.sentences, effects)
+        runs = [whole_analysis(folder, args.jobs) for _ in range(args.repeats)]
+        seconds[name] = np.min([time for time, _ in runs], axis=0)
+        print(f"{name:26s} {seconds[name][0]:9.1f} {seconds[name][1]:9.1f} {runs[-1][1]:10.2f}")
+    base, with_effects = (
+        (seconds[f"all, {kind} effects"] - seconds[f"one SAE, {kind} effects"]) / (args.saes - 1)
+        for kind in ("without", "with")
+    )
+    ratio = with_effects / base
+    print(
+        f"per SAE {base[1]:.2f} and {with_effects[1]:.2f} CPU s: {ratio[1]:.2f} times (wall {ratio[0]:.2f})"
+    )
 
 
 def scipy_loop(column: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -203,11 +254,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--sample", type=int, default=200, help="features per L0 for the SciPy loop")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3, help="of --growth; the fastest counts")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of --growth and --effects; the fastest counts"
+    )
     parser.add_argument("--growth", action="store_true", help="time per nonzero instead of the comparison")
+    parser.add_argument(
+        "--effects", action="store_true", help="what the effects cost instead of the comparison"
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
-        (grow if args.growth else compare)(args.folder or Path(temporary), args)
+        task = grow if args.growth else compare_effects if args.effects else compare
+        task(args.folder or Path(temporary), args)
     return 0
 
 
