@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from autoencoders.configurations import Configurations, SaeEntry
 from autoencoders.encoding import Encoder
-from autoencoders.jump_relu import read_encoder
-from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens
+from autoencoders.jump_relu import read_decoder, read_encoder
+from autoencoders.sae_lens_encoder import (
+    read_sae_lens_decoder,
+    read_sae_lens_encoder,
+    require_sae_lens,
+)
 from autoencoders.sae_lens_registry import hub_repository
 from hub.encoder_cache import sae_repository
 
@@ -90,6 +95,24 @@ class SaeSource:
             )
         return read_encoder(self._params_file(entry), entry, d_model)
 
+    def read_decoder(self, entry: SaeEntry, d_model: int) -> torch.Tensor:
+        """Return the directions [d_sae, d_model] float32 in which an SAE's features write, on the CPU.
+
+        Raises:
+            FileNotFoundError: it cannot be had.
+            ValueError: it is damaged, does not fit the model, or writes in no fixed direction.
+        """
+        if self._through_sae_lens(entry):
+            return read_sae_lens_decoder(
+                entry.path,
+                self.place,
+                entry.layer,
+                d_model,
+                entry.d_sae,
+                local_files_only=self.local_files_only,
+            )
+        return read_decoder(self._params_file(entry, "decoder"), entry, d_model)
+
     def _through_sae_lens(self, entry: SaeEntry) -> bool:
         """Whether sae-lens reads and encodes this SAE; in a folder its files decide."""
         if self.is_folder:
@@ -97,9 +120,10 @@ class SaeSource:
             return not (folder / "params.npz").is_file() and (folder / "cfg.json").is_file()
         return self.uses_sae_lens
 
-    def _params_file(self, entry: SaeEntry) -> Path:
+    def _params_file(self, entry: SaeEntry, half: str = "encoder") -> Path:
         if not self.is_folder:
-            return self._repository.encoder_file(f"{entry.path}/params.npz")
+            repository, name = self._repository, f"{entry.path}/params.npz"
+            return repository.decoder_file(name) if half == "decoder" else repository.encoder_file(name)
         file = Path(self.place, entry.path, "params.npz")
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such SAE file; check --sae-release and --config")

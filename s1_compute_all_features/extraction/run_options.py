@@ -67,6 +67,17 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_effect_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that asks for a backward pass."""
+    effects = parser.add_argument_group("effects")
+    effects.add_argument(
+        "--gradients",
+        action="store_true",
+        help="also the gradient of each sentence's log-likelihood at every layer that has SAEs, and from it "
+        "the first-order effect of every feature; takes about eight times the forward pass",
+    )
+
+
 def with_default_output(args: argparse.Namespace) -> argparse.Namespace:
     """Return the arguments with an output folder where there is an input to name it after."""
     if args.output is None and args.input is not None:
@@ -105,4 +116,5 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         compute=ComputeOptions(
             args.device, args.dtype, args.allow_tf32, args.batch_tokens, args.chunk_tokens, local_rank
         ),
+        with_effects=args.gradients,
     )
