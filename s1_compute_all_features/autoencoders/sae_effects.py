@@ -7,6 +7,8 @@ direction in which feature f writes: adding α·W_dec[f] at every token changes 
 2024, arXiv 2403.19647).
 """
 
+import warnings
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -34,17 +36,25 @@ def token_attribution(
     parts = []
     for start in range(0, activations.shape[0], TOKENS_AT_ONCE):
         rows = activations[start : start + TOKENS_AT_ONCE]
-        pattern = torch.sparse_csr_tensor(
-            torch.from_numpy(rows.indptr.astype(np.int64)),
-            torch.from_numpy(rows.indices.astype(np.int64)),
-            torch.zeros(rows.nnz, dtype=w_dec.dtype),
-            size=rows.shape,
-            device=w_dec.device,
-        )
+        pattern = csr_pattern(rows, w_dec)
         own = torch.from_numpy(gradients[start : start + TOKENS_AT_ONCE]).to(w_dec)  # [rows, d_model]
         products = torch.sparse.sampled_addmm(pattern, own, w_dec.T, beta=0).values()  # [rows' nnz]
         parts.append(products.float().cpu().numpy() * rows.data)
     return np.concatenate(parts)
+
+
+def csr_pattern(rows: scipy.sparse.csr_matrix, like: torch.Tensor) -> torch.Tensor:
+    """The places of the stored entries of `rows`, as zeros of the device and dtype of `like`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(rows.indptr.astype(np.int64)),
+            torch.from_numpy(rows.indices.astype(np.int64)),
+            torch.zeros(rows.nnz, dtype=like.dtype),
+            size=rows.shape,
+            device=like.device,
+            check_invariants=False,
+        )
 
 
 def ablation(
