@@ -68,6 +68,7 @@ def demo_features(tmp_path_factory):
     return folder / "few_features"
 
 
+@pytest.mark.slow
 def test_the_embedded_default_runs_and_has_the_sparsity_it_was_trained_for(demo_features):
     run = json.loads((demo_features / "run.json").read_text(encoding="utf-8"))
     assert (run["n_sentences"], run["n_layers"], run["d_model"]) == (24, 18, 640)
@@ -78,6 +79,7 @@ def test_the_embedded_default_runs_and_has_the_sparsity_it_was_trained_for(demo_
         assert 0.5 * sae["average_l0"] < matrix.nnz / run["n_tokens"] < 2 * sae["average_l0"]
 
 
+@pytest.mark.slow
 def test_shipped_saes_reconstruct_the_residual_stream(demo_features):
     """Encoding, thresholds and decoder fit together: most of the variance of new sentences is explained."""
     run = json.loads((demo_features / "run.json").read_text(encoding="utf-8"))
@@ -92,6 +94,7 @@ def test_shipped_saes_reconstruct_the_residual_stream(demo_features):
         assert explained > 0.6, (sae["sae_id"], explained)
 
 
+@pytest.mark.slow
 def test_hidden_states_that_overflow_float16_are_stored_as_float32(demo_features):
     stored = [np.load(f)["hidden_states"] for f in (demo_features / "hidden_states").iterdir()]
     for values in stored:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch
 from autoencoders.configurations import SaeEntry
 from autoencoders.jump_relu import JumpReluEncoder, read_encoder
 from extract_sae_features import main
-from extraction.sae_pass import layer_tokens
+from extraction import sae_pass
+from extraction.sae_pass import LayerTokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from input_sentences.labelled_csv import read_labelled_sentences
@@ -178,6 +180,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert saes[0] == saes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_after",
     [
@@ -231,6 +234,7 @@ sys.exit(extract_sae_features.main({[str(a) for a in arguments]!r}))
         assert (folder / killed_after).stat().st_mtime_ns == written, "a finished SAE was encoded again"
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(labelled_csv, extracted, tiny_gemma2, tiny_saes, tmp_path):
     folder = tmp_path / "two"
     stage = Path(main.__globals__["__file__"]).parent
@@ -372,11 +376,64 @@ def test_a_device_too_small_for_one_token_is_named(
     assert (tmp_path / "out/hidden_states/layer_3.npz").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            "cpu: not enough memory (CUDA out of memory.)",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "main memory: not enough"),
+        (MemoryError(), "main memory: not enough memory (MemoryError)"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_named(
+    error, named, labelled_csv, tiny_gemma2, tiny_saes, tmp_path, monkeypatch, capsys
+):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ModelSource, "load_weights", full)
+    failure(capsys, run(labelled_csv, tmp_path / "out", tiny_gemma2, tiny_saes), named)
+
+
 def test_a_layer_held_on_the_device_gives_the_same_tokens(extracted):
     file = extracted / "residual_stream/layer_3.npy"
-    held, read = (layer_tokens(file, torch.device("cpu"), torch.float32, most) for most in (10**9, 0))
+    cpu = torch.device("cpu")
+    held, read = (LayerTokens(cpu, torch.float32, most).of(file) for most in (10**9, 0))
     assert torch.equal(held(5, 40), read(5, 40))
     assert torch.equal(held(0, 40), torch.from_numpy(np.load(file)[:40]))
+
+
+def test_one_encoder_and_one_layer_are_on_the_device_at_a_time(
+    labelled_csv, tiny_gemma2, tiny_saes, tmp_path, monkeypatch
+):
+    placed, rows_read = [], []
+    to, read_rows = JumpReluEncoder.to, sae_pass.read_rows
+
+    def alive(references) -> int:
+        return sum(reference() is not None for reference in references)
+
+    def to_after_the_one_before_has_gone(self, device, dtype):
+        assert alive(placed) == 0
+        on_device = to(self, device, dtype)
+        placed.append(weakref.ref(on_device))
+        return on_device
+
+    def read_after_the_layer_before_has_gone(*args):
+        assert alive(rows_read) == 0
+        rows = read_rows(*args)
+        rows_read.append(weakref.ref(rows))
+        return rows
+
+    monkeypatch.setattr(JumpReluEncoder, "to", to_after_the_one_before_has_gone)
+    assert run(labelled_csv, tmp_path / "out", tiny_gemma2, tiny_saes) == 0
+    assert len(placed) == 3
+    monkeypatch.setattr(sae_pass, "read_rows", read_after_the_layer_before_has_gone)
+    layer = LayerTokens(torch.device("cpu"), torch.float32, most_bytes=10**9)
+    for name in ("layer_0", "layer_3", "layer_3"):
+        assert layer.of(tmp_path / f"out/residual_stream/{name}.npy")(0, 2).shape == (2, 32)
+    assert len(rows_read) == 2
 
 
 def test_an_sae_of_another_release_is_not_taken_for_this_one(
@@ -385,6 +442,8 @@ def test_an_sae_of_another_release_is_not_taken_for_this_one(
     folder = tmp_path / "copy"
     shutil.copytree(extracted, folder)
     other = shutil.copytree(tiny_saes, tmp_path / "other_release")
+    for file in other.rglob("params.npz"):
+        np.savez(file, **(dict(np.load(file)) | {"b_enc": np.zeros(128, np.float32)}))
     failure(
         capsys, run(labelled_csv, folder, tiny_gemma2, other), "layer_0_l0_5.npz", str(tiny_saes), str(other)
     )
@@ -508,6 +567,7 @@ def test_output_that_cannot_be_written(labelled_csv, tiny_gemma2, tiny_saes, tmp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("most_bytes", "named"), [(20_000, "residual_stream/embeddings.npy"), (90_000, "sae_activations/layer_0")]
 )

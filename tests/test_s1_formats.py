@@ -12,10 +12,11 @@ import pytest
 import scipy.sparse
 import torch
 from autoencoders.configurations import Configurations
-from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens
+from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens, sae_lens_weights_id
 from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registry
 from autoencoders.sae_source import SaeSource
 from extract_sae_features import main
+from hub.encoder_cache import sae_repository
 from huggingface_hub import constants
 from loopback_hub import Repository, talking_to_loopback
 from sae_lens import (
@@ -50,7 +51,6 @@ ARCHITECTURES = {
     "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
     "topk": (TopKSAE, TopKSAEConfig, {"k": 5}),
     "topk rescaled": (TopKSAE, TopKSAEConfig, {"k": 5, "rescale_acts_by_decoder_norm": True}),
-    "abstopk": (AbsTopKSAE, AbsTopKSAEConfig, {"k": 5}),
     "gated": (GatedSAE, GatedSAEConfig, {}),
     "matching_pursuit": (MatchingPursuitSAE, MatchingPursuitSAEConfig, {"max_iterations": 6}),
 }
@@ -329,6 +329,27 @@ def test_local_saes_are_checked_before_hours_are_spent(tmp_path):
         require_sae_lens(["sae", "other"], str(tmp_path), local_files_only=False)
 
 
+def save_abstopk(folder: Path) -> None:
+    metadata = SAEMetadata(hook_name="blocks.2.hook_resid_post")
+    with_random_weights(AbsTopKSAE(AbsTopKSAEConfig(D_MODEL, D_SAE, k=5, metadata=metadata))).save_model(
+        folder
+    )
+
+
+def test_saes_whose_features_have_a_sign_are_refused_before_the_run(tmp_path):
+    save_abstopk(tmp_path / "sae")
+    with pytest.raises(ValueError, match=r"sae/cfg.json: architecture 'abstopk' gives its features a sign"):
+        require_sae_lens(["sae"], str(tmp_path), local_files_only=False)
+
+
+def test_saes_of_a_repository_whose_features_have_a_sign_are_refused_before_the_run(hub, tmp_path):
+    save_abstopk(tmp_path / "own/layer_2")
+    hub.repositories["somebody/own-saes"] = Repository(tmp_path / "own")
+    with pytest.raises(ValueError, match=r"^somebody/own-saes/layer_2/cfg.json: architecture 'abstopk'"):
+        require_sae_lens(["layer_2"], "somebody/own-saes", local_files_only=False)
+    assert not [request for request in hub.requests if request.path.endswith(".safetensors") and request.sent]
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub to which huggingface_hub and sae-lens talk in this process: empty cache, no token, no waits."""
@@ -360,7 +381,7 @@ def scope_2(hub, tmp_path):
 @pytest.mark.parametrize("release", [SCOPE_2, "gemma-scope-2-270m-pt-res"])
 def test_gemma_scope_2_from_an_empty_cache_and_offline(release, hub, scope_2, x):
     require_sae_lens([MEDIUM, SMALL], release, local_files_only=False)
-    assert [request.method for request in hub.requests] == ["HEAD"]  # access is proved by one request
+    assert [request.method for request in hub.requests] == ["HEAD", "HEAD"]  # each SAE is there
     encoder = read(None, MEDIUM, release=release, layer=5)
     params = {
         name: array.double() for name, array in load_file(scope_2 / MEDIUM / "params.safetensors").items()
@@ -384,6 +405,27 @@ def test_gemma_scope_2_from_an_empty_cache_and_offline(release, hub, scope_2, x)
             missing()
     assert not hub.requests
     assert read(None, SMALL, release=release, layer=5).sha256() != encoder.sha256()  # online again
+
+
+def test_what_identifies_an_sae_changes_with_its_weights(hub, scope_2, tmp_path):
+    def weights_id(offline=False) -> str:
+        sae_repository.cache_clear()
+        return sae_lens_weights_id(MEDIUM, SCOPE_2, local_files_only=offline)
+
+    read(None, MEDIUM, release=SCOPE_2, layer=5)
+    before = weights_id()
+    assert before == weights_id(offline=True) != sae_lens_weights_id(SMALL, SCOPE_2, local_files_only=False)
+    hub.repositories[SCOPE_2].commit = "d" * 40
+    assert weights_id() == before
+    weights = load_file(scope_2 / MEDIUM / "params.safetensors")
+    save_file(weights | {"b_enc": weights["b_enc"] + 1}, scope_2 / MEDIUM / "params.safetensors")
+    assert weights_id() != before
+
+    ids = []
+    for seed in (0, 0, 1):
+        random_sae("gated", seed=seed).save_model(tmp_path / "sae")
+        ids.append(sae_lens_weights_id("sae", str(tmp_path), local_files_only=False))
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_gemma_scope_2_is_what_sae_lens_alone_loads(hub, scope_2, x):

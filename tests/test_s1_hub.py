@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extract_sae_features import main
 from hub import encoder_cache
 from hub.encoder_cache import sae_repository
 from hub.failures import named_failures
@@ -251,9 +252,12 @@ def test_each_failure_of_an_sae_names_cause_and_remedy(
     assert str(early.value) == message  # known before the forward pass, not hours later
 
 
-def test_access_is_checked_with_one_request(hub):
-    sae_repository("tiny/scope", None, False).require([PARAMS, PARAMS.replace("layer_1", "layer_2")])
-    assert [request.method for request in hub.requests] == ["HEAD"]
+def test_every_sae_is_checked_before_the_run(hub):
+    others = [PARAMS.replace("layer_1", f"layer_{layer}") for layer in (2, 3, 4)]
+    sae_repository("tiny/scope", None, False).require([PARAMS, *others[:1]])
+    assert [request.method for request in hub.requests] == ["HEAD", "HEAD"]
+    with pytest.raises(FileNotFoundError, match=r"tiny/scope has no file layer_3"):
+        sae_repository("tiny/scope", None, False).require([PARAMS, *others])
 
 
 def test_offline_names_the_first_file_that_no_cache_has(hub):
@@ -340,6 +344,46 @@ def test_a_cut_connection_is_found_below_what_transformers_makes_of_it():
         load()
 
 
+@pytest.fixture
+def extraction(hub, tmp_path, tiny_gemma2, capsys):
+    """`run(*more)`: exit status, output and error of a run into one folder, its SAEs from `tiny/scope`."""
+    configurations = json.loads((tmp_path / "scope/configurations.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(configurations | {"repo_id": "tiny/scope"}))
+    csv = tmp_path / "s.csv"
+    csv.write_text("sentence,concept_strength_label\nThe shop was closed.,0\nShe had never gone there.,3\n")
+
+    def run(*more):
+        sae_repository.cache_clear()
+        given = ["--input", csv, "--output", tmp_path / "out", "--model", tiny_gemma2, "--device", "cpu"]
+        code = main([str(argument) for argument in [*given, "--config", tmp_path / "c.json", *more]])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_naming_the_repository_that_is_the_default_changes_nothing(hub, extraction):
+    assert "2 SAEs new" in extraction()[1]
+    hub.requests.clear()
+    code, out, _ = extraction("--sae-release", "tiny/scope")
+    assert code == 0
+    assert "0 SAEs new" in out
+    assert not gets(hub)
+
+
+def test_another_revision_with_the_same_weights_is_accepted_with_others_refused(hub, extraction):
+    assert extraction()[0] == 0
+    for commit in ("d" * 40, "e" * 40):
+        hub.repositories["tiny/scope"].commit = commit
+        code, out, err = extraction("--sae-revision", commit)
+        if commit == "d" * 40:
+            assert (code, err) == (0, "")
+            arrays = dict(np.load(source(hub)))
+            np.savez(source(hub), **(arrays | {"threshold": arrays["threshold"] + 1}))
+    assert (code, out) == (2, "")
+    assert "layer_1_l0_6.npz" in err
+    assert "with other weights" in err
+
+
 WORKER = """
 import contextlib, io, json, sys
 from extract_sae_features import main
@@ -396,6 +440,7 @@ def command(tmp_path_factory, tiny_gemma2):
             worker.stdin.close()
 
 
+@pytest.mark.slow
 def test_the_command_runs_from_an_empty_cache_a_warm_one_and_offline(command):
     hub, run, environment = command
     saes = hub.repositories["tiny/scope"].folder

@@ -14,6 +14,7 @@ TESTS = Path(__file__).resolve().parent
 PINNED = ("torch", "numpy", "tqdm")  # as installed here, so that nothing large is fetched
 
 
+@pytest.mark.slow
 def test_embeddings_and_residual_stream_are_as_defined_on_transformers_4():
     project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())
     packages = [f"{name}=={importlib.metadata.version(name)}" for name in PINNED] + ["transformers==4.57.6"]

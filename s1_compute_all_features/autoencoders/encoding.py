@@ -1,17 +1,10 @@
 """Encode all tokens of a layer, as rows of a CSR matrix, chunk by chunk."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
-from autoencoders.configurations import SaeEntry
-
-READ_AHEAD_BYTES = 1 << 30  # of encoders that wait in main memory
-READERS = 4
 
 
 class Encoder(Protocol):
@@ -33,33 +26,6 @@ class Encoder(Protocol):
         """
 
 
-def prefetch(
-    entries: Sequence[SaeEntry], read: Callable[[SaeEntry], Encoder], d_model: int, readers: int
-) -> Iterator[tuple[SaeEntry, Encoder, str]]:
-    """Yield `(entry, encoder, digest)` in order; up to `readers` threads read and hash the next ones.
-
-    Encoders that wait hold `READ_AHEAD_BYTES` together, or are one.
-    """
-
-    def read_and_hash(entry: SaeEntry) -> tuple[SaeEntry, Encoder, str]:
-        encoder = read(entry)
-        return entry, encoder, encoder.sha256()
-
-    remaining = iter(entries)
-    with ThreadPoolExecutor(readers) as pool:
-        ahead = deque(pool.submit(read_and_hash, entry) for entry in islice(remaining, 1))
-        try:
-            while ahead:
-                item = ahead.popleft().result()
-                room = min(readers, READ_AHEAD_BYTES // (4 * d_model * item[1].d_sae))
-                for entry in islice(remaining, max(1, room) - len(ahead)):
-                    ahead.append(pool.submit(read_and_hash, entry))
-                yield item
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
 def compact(z: torch.Tensor, fires: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the rows of a chunk as CSR: row_lengths [chunk] int64, columns [k] int32, values [k] float32.
 
@@ -75,6 +41,19 @@ def compact(z: torch.Tensor, fires: torch.Tensor) -> tuple[np.ndarray, np.ndarra
     return np.diff(ends.cpu().numpy(), prepend=0), columns.cpu().numpy(), values.cpu().numpy()
 
 
+def require_finite(z: torch.Tensor) -> None:
+    """Raise ValueError if a value is NaN or infinitely large, which a comparison or a file would hide.
+
+    Minus infinity is below every threshold: that feature is silent, whatever it would have been exactly.
+    """
+    # One sum tells in nearly all cases, at a fraction of the cost of looking at each value.
+    if not torch.isfinite(z.sum(dtype=torch.float32)) and not (z < torch.inf).all():
+        raise ValueError(
+            "its activations are not finite: they overflow this dtype, or its weights are damaged; "
+            "use --dtype float32 or bfloat16"
+        )
+
+
 @torch.inference_mode()
 def encode(
     tokens: Callable[[int, int], torch.Tensor],
@@ -88,11 +67,17 @@ def encode(
     tokens: returns `[stop - start, d_model]` of the residual stream on the encoder's device. Device memory
     holds the encoder and one dense chunk; a chunk that does not fit is halved, as are all after it. memory:
     empty at first; the next SAE computes in what is left in it.
+
+    Raises:
+        ValueError: an activation is not finite.
     """
     start = 0
     while start < n_tokens:
         try:
-            rows = compact(*encoder.activations(tokens(start, min(start + chunk_tokens, n_tokens)), memory))
+            x = tokens(start, min(start + chunk_tokens, n_tokens))
+            z, fires = encoder.activations(x, memory)
+            require_finite(z)
+            rows = compact(z, fires)
         except torch.OutOfMemoryError:
             if chunk_tokens == 1:
                 raise

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from autoencoders.configurations import SaeEntry
 
+ARRAYS = ("W_enc", "b_enc", "threshold")
+
 
 @dataclass(frozen=True)
 class JumpReluEncoder:
@@ -48,13 +50,30 @@ class JumpReluEncoder:
         return z, fires
 
 
+def params_digest(file: Path) -> str:
+    """Return a digest of the encoder's arrays in a `params.npz` without reading them.
+
+    The directory of the file has the checksum of each.
+
+    Raises:
+        ValueError: the file is damaged or lacks an array.
+    """
+    try:
+        with zipfile.ZipFile(file) as params:
+            members = [params.getinfo(f"{name}.npy") for name in ARRAYS]
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{file}: damaged, or not Gemma Scope's layout ({error}); fetch it again") from error
+    text = "".join(f"{info.filename} {info.file_size} {info.CRC:08x}\n" for info in members)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
     """Read `W_enc`, `b_enc` and `threshold` of a `params.npz`; the decoder, half of the file, stays unread.
 
     Raises:
         ValueError: the file is damaged, lacks an array, or does not fit the model; the message says which.
     """
-    encoder = JumpReluEncoder(*read_arrays(file, ("W_enc", "b_enc", "threshold")))
+    encoder = JumpReluEncoder(*read_arrays(file, ARRAYS))
     d_sae = entry.d_sae or encoder.w_enc.shape[-1]
     require_shape(file, "W_enc", encoder.w_enc, (d_model, d_sae))
     for name, array in (("b_enc", encoder.b_enc), ("threshold", encoder.threshold)):

@@ -18,22 +18,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registered
+from hub.encoder_cache import sae_repository
 from hub.failures import named_failures, network_forbidden
-from huggingface_hub import (
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    is_offline_mode,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
+from twins_s1.provenance import sha256_of
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
 DISK_FORMAT = ("cfg.json", "sae_weights.safetensors")
-ARCHITECTURES = ("standard", "jumprelu", "topk", "abstopk", "gated", "matching_pursuit")
+ARCHITECTURES = ("standard", "jumprelu", "topk", "gated", "matching_pursuit")
 RUN_TIME_NORMALISATION = ("none", "layer_norm", "constant_norm_rescale")  # what `encode` does by itself
 FEATURES_AT_ONCE = 1024  # decoded together
 ONE_AT_A_TIME = threading.Lock()  # reading changes settings of the process
@@ -96,30 +91,52 @@ def require_sae_lens(paths: Sequence[str], release: str, *, local_files_only: bo
     """
     if Path(release).is_dir():
         for path in paths:
-            require_architecture(Path(release, path))
+            require_local_sae(Path(release, path))
         return
     repo_id = hub_repository(release)
     files = [registered(path, release)[2] for path in paths]
-    missing = next((f for f in files if not isinstance(try_to_load_from_cache(repo_id, f), str)), None)
-    if missing is None:
-        return
-    with named_failures(repo_id, missing, None, option="--sae-release", local_files_only=local_files_only):
-        if local_files_only or is_offline_mode():
-            raise LocalEntryNotFoundError(missing)
-        get_hf_file_metadata(hf_hub_url(repo_id, missing))
+    sae_repository(repo_id, None, local_files_only).require(files)
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        if name == DISK_FORMAT[1]:  # whose configuration is small; other formats have no other architectures
+            config = f"{folder}/{DISK_FORMAT[0]}"
+            with named_failures(
+                repo_id, config, None, option="--sae-release", local_files_only=local_files_only
+            ):
+                cached = hf_hub_download(repo_id, config, local_files_only=local_files_only)
+            require_architecture(Path(cached), f"{repo_id}/{config}")
 
 
-def require_architecture(folder: Path) -> None:
+def sae_lens_weights_id(path: str, release: str, *, local_files_only: bool) -> str:
+    """Return a digest of an SAE's files: of their bytes in a folder, the hub's own of its weights there."""
+    folder = Path(release)
+    if folder.is_dir():
+        return "-".join(sha256_of(folder / path / name) for name in DISK_FORMAT)
+    repository = sae_repository(hub_repository(release), None, local_files_only)
+    return repository.content_hash(registered(path, release)[2])
+
+
+def require_local_sae(folder: Path) -> None:
     for name in DISK_FORMAT:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such SAE file; check --sae-release and --config")
+    require_architecture(folder / "cfg.json", str(folder / "cfg.json"))
+
+
+def require_architecture(config: Path, name: str) -> None:
+    """Raise ValueError if the SAE of a `cfg.json`, called `name`, is of no kind that this stage takes."""
     try:
-        architecture = json.loads((folder / "cfg.json").read_text(encoding="utf-8")).get("architecture")
+        architecture = json.loads(config.read_text(encoding="utf-8")).get("architecture")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / 'cfg.json'}: not a configuration of sae-lens ({error})") from error
+        raise ValueError(f"{name}: not a configuration of sae-lens ({error})") from error
+    if architecture == "abstopk":
+        raise ValueError(
+            f"{name}: architecture 'abstopk' gives its features a sign, and all later stages take an "
+            "activation for how strongly a feature fires, from zero up: such SAEs are not supported"
+        )
     if architecture not in (*ARCHITECTURES, None):  # files of sae-lens before version 4 name none
         raise ValueError(
-            f"{folder / 'cfg.json'}: architecture {architecture!r} is not supported, only "
+            f"{name}: architecture {architecture!r} is not supported, only "
             f"{', '.join(ARCHITECTURES)}; sae-lens' save_inference_model writes those of SAEs in training"
         )
 
@@ -181,7 +198,7 @@ def load_sae(
     folder = Path(release)
     if folder.is_dir():
         source, weights = str(folder / path), str(folder / path / DISK_FORMAT[1])
-        require_architecture(folder / path)
+        require_local_sae(folder / path)
     else:
         repo_id = hub_repository(release)
         source = f"{repo_id}/{path}"

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from autoencoders.configurations import Configurations, SaeEntry
 from autoencoders.encoding import Encoder
-from autoencoders.jump_relu import read_decoder, read_encoder
+from autoencoders.jump_relu import params_digest, read_decoder, read_encoder
 from autoencoders.sae_lens_encoder import (
     read_sae_lens_decoder,
     read_sae_lens_encoder,
     require_sae_lens,
+    sae_lens_weights_id,
 )
 from autoencoders.sae_lens_registry import hub_repository
 from hub.encoder_cache import sae_repository
@@ -112,6 +113,20 @@ class SaeSource:
                 local_files_only=self.local_files_only,
             )
         return read_decoder(self._params_file(entry, "decoder"), entry, d_model)
+
+    def weights_id(self, entry: SaeEntry) -> str:
+        """Return what changes with an SAE's weights and costs little to find: a digest of its files.
+
+        Different ones may hold the same encoder, for example in a folder and on the hub.
+
+        Raises:
+            FileNotFoundError: it cannot be had.
+        """
+        if self._through_sae_lens(entry):
+            return sae_lens_weights_id(entry.path, self.place, local_files_only=self.local_files_only)
+        if self.is_folder:
+            return params_digest(self._params_file(entry))
+        return self._repository.content_hash(f"{entry.path}/params.npz")
 
     def _through_sae_lens(self, entry: SaeEntry) -> bool:
         """Whether sae-lens reads and encodes this SAE; in a folder its files decide."""

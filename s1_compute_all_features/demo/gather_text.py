@@ -141,35 +141,37 @@ def model_samples(
 ) -> Iterator[str]:
     """The embedded model's own continuations: temperature 1, top-k 100."""
     import torch
-    from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     sys.path.append(str(STAGE))
     from language_model.embedded_model import demo_model_folder
+    from twins_s1.progress import progress
 
     folder = demo_model_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     generator = torch.Generator().manual_seed(seed)
-    for index in tqdm(range(n_batches), desc="model samples", unit="batch"):
-        # The openings of a batch have the same number of tokens, so that nothing is padded.
-        by_length: dict[int, list[list[int]]] = {}
-        for opening in OPENINGS:
-            ids = tokenizer(opening).input_ids
-            by_length.setdefault(len(ids), []).append(ids)
-        prompts = sorted(by_length.values(), key=len)[::-1][index % len(by_length)]
-        ids = torch.tensor([prompts[row % len(prompts)] for row in range(batch)])  # [batch, position]
-        step, cache = ids, None
-        with torch.inference_mode():
-            # generate() samples from all 262,144 logits; drawing among the best 100 is several times faster.
-            for _ in range(new_tokens):
-                out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                best, candidates = out.logits[:, -1].float().topk(100, sorted=False)  # [batch, 100]
-                step = candidates.gather(1, torch.multinomial(best.softmax(-1), 1, generator=generator))
-                ids, cache = torch.cat([ids, step], dim=1), out.past_key_values
-        for row in ids.tolist():
-            ends = [i for i, token in enumerate(row) if token == tokenizer.eos_token_id]
-            yield tokenizer.decode(row[: ends[0]] if ends else row, skip_special_tokens=True).strip()
+    with progress(n_batches, "batch", "model samples") as bar:
+        for index in range(n_batches):
+            # The openings of a batch have the same number of tokens, so that nothing is padded.
+            by_length: dict[int, list[list[int]]] = {}
+            for opening in OPENINGS:
+                ids = tokenizer(opening).input_ids
+                by_length.setdefault(len(ids), []).append(ids)
+            prompts = sorted(by_length.values(), key=len)[::-1][index % len(by_length)]
+            ids = torch.tensor([prompts[row % len(prompts)] for row in range(batch)])  # [batch, position]
+            step, cache = ids, None
+            with torch.inference_mode():
+                # generate() samples from all 262,144 logits; drawing among the best 100 is far faster.
+                for _ in range(new_tokens):
+                    out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    best, candidates = out.logits[:, -1].float().topk(100, sorted=False)  # [batch, 100]
+                    step = candidates.gather(1, torch.multinomial(best.softmax(-1), 1, generator=generator))
+                    ids, cache = torch.cat([ids, step], dim=1), out.past_key_values
+            for row in ids.tolist():
+                ends = [i for i, token in enumerate(row) if token == tokenizer.eos_token_id]
+                yield tokenizer.decode(row[: ends[0]] if ends else row, skip_special_tokens=True).strip()
+            bar.update()
 
 
 def passages(text: str, words: int) -> Iterator[str]:

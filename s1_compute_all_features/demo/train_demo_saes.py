@@ -25,6 +25,7 @@ from language_model.embedded_model import DEMO_MODEL_ID, demo_model_folder  # no
 from language_model.model_source import load_model  # noqa: E402
 from language_model.residual_stream import residual_stream_batches  # noqa: E402
 from language_model.tokens import pack_batches, tokenize  # noqa: E402
+from twins_s1.progress import progress  # noqa: E402
 
 TOKENS_BY_SOURCE = {
     "austen": 140_000,
@@ -98,13 +99,11 @@ def collect(text: Path, work: Path, batch_tokens: int) -> None:
         scale[f"mean_{layer}"] = x.mean(dim=0).float().numpy()
         scale[f"scale_{layer}"] = (unit * (deviation / (3 * unit)).clamp(min=1)).float().numpy()
 
-    from tqdm import tqdm
-
     stores = {
         layer: np.memmap(work / f"layer_{layer}.f16", dtype=np.float16, mode="w+", shape=(total, d_model))
         for layer in layers
     }
-    with tqdm(total=total, unit="token", desc="residual stream") as bar:
+    with progress(total, "token", "residual stream") as bar:
         for rows, batch in batches(tokenized):
             for layer in layers:
                 scaled = (batch[layer].numpy() - scale[f"mean_{layer}"]) / scale[f"scale_{layer}"]

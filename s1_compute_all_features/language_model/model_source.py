@@ -1,10 +1,13 @@
 """Which language model, and from where: its configuration, tokenizer and weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from hub.failures import named_failures
 from hub.model_files import is_local_folder, require_hub_file, require_weights, weights_are_cached
+from language_model.fingerprint import weights_fingerprint
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -34,6 +37,11 @@ class ModelSource:
     def is_cached(self) -> bool:
         """Whether all files of the hub's weights are in the Hugging Face cache."""
         return weights_are_cached(self.place, self.revision)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """A digest of a folder's weights; None for a repository, whose commit says more."""
+        return weights_fingerprint(Path(self.place)) if self.is_folder else None
 
     def read_config(self) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
         """Return `(config, tokenizer)`, without the weights.

@@ -67,6 +67,13 @@ def finish_rows(path: Path) -> None:
     os.replace(part_of(path), path)
 
 
+def require_shape(path: Path, shape: tuple[int, int]) -> None:
+    """Raise ValueError if the array of a finished `.npy` has another shape."""
+    found = np.load(path, mmap_mode="r").shape
+    if found != shape:
+        raise ValueError(f"{path} is {found}, expected {shape}: delete it and run again")
+
+
 def read_rows(path: Path, start: int | None, stop: int | None) -> np.ndarray:
     """Return rows of a 2-d `.npy`, mapped anew each time, so that pages read earlier do not stay mapped."""
     return np.array(np.load(path, mmap_mode="r")[start:stop])

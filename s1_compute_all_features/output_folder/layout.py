@@ -15,7 +15,6 @@ RESIDUAL_STREAM = "residual_stream"  # in float32, from which SAEs are encoded, 
 INPUTS = "inputs.json"  # what the folder's content depends on, written before anything else
 LOCK = ".lock"
 TOKEN_LOG_PROBS = "gradients/token_log_probs.npz"
-# In the order in which a run that starts anew deletes them: without run.json nothing counts as finished.
 FILES = ("run.json", "sentences.csv", "tokens.npz", "embeddings.npz", INPUTS)
 FOLDERS = (SCRATCH, RESIDUAL_STREAM, "hidden_states", "sae_activations", "gradients", "sae_effects")
 
@@ -79,18 +78,18 @@ def require_ours_or_empty(folder: Path) -> None:
 
 
 def delete_content(folder: Path) -> None:
-    for name in FILES[:1]:
-        (folder / name).unlink(missing_ok=True)
+    """Delete what runs wrote, run.json first: without it nothing counts as finished."""
+    (folder / "run.json").unlink(missing_ok=True)
     for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in FILES[1:]:
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)
 
 
 def require_same_inputs(folder: Path, before: dict, inputs: dict) -> None:
     for name, value in inputs.items():
-        if before.get(name) != value:
+        if before.get(name, value) != value:  # folders of an earlier version say less
             raise ValueError(
-                f"{folder} was made with {name} {before.get(name)!r}, this run has {value!r}: "
+                f"{folder} was made with {name} {before[name]!r}, this run has {value!r}: "
                 "choose another --output, or --overwrite to start anew"
             )

@@ -1,5 +1,6 @@
 """All checks in their order, what each needs, and how they are run one after the other."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from preflight.source_checks import (
     check_sae_access,
     check_sae_file,
 )
+from twins_s1.progress import progress
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,11 @@ def examine(exam: Examination) -> Iterator[tuple[str, Result, str]]:
     results: dict[str, Result] = {}
     for check in CHECKS:
         missing = [name for name in check.needs if results[name] in (Result.FAILED, Result.NOT_CHECKED)]
-        result, detail = (Result.NOT_CHECKED, f"needs {missing[0]}") if missing else run_check(check, exam)
+        if missing:
+            result, detail = Result.NOT_CHECKED, f"needs {missing[0]}"
+        else:
+            with progress(1, "check", check.name, shown=not sys.stderr.isatty()):  # for logs: it may fetch
+                result, detail = run_check(check, exam)
         results[check.name] = result
         yield check.name, result, detail
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from autoencoders.configurations import SaeEntry
 from extraction.extraction_plan import Plan
+from extraction.sae_pass import ON_DEVICE_BYTES
 from hub.cache_folder import cache_root
 from huggingface_hub import constants
 
@@ -25,10 +26,21 @@ def memory_needed(plan: Plan, n_parameters: int) -> tuple[int, int]:
     d_sae = max((entry.d_sae or WIDTH_IF_UNKNOWN for entry in plan.entries), default=0)
     encoder = d_sae * (d_model + 2)
     chunk = plan.compute.chunk_tokens * d_sae * (itemsize + 1)
-    on_device = max(weights + within_block, encoder * itemsize + chunk)
+    on_device = max(weights + within_block, encoder * itemsize + chunk + layer_tokens_bytes(plan))
     # On a GPU the weights pass through main memory; SAEs wait there in float32, one of them being read.
     loading = weights if plan.compute.device.type == "cuda" else 0
     return on_device, max(loading, recorded, 2 * 4 * encoder)
+
+
+def layer_tokens_bytes(plan: Plan) -> int:
+    """Bytes that the tokens of a layer take beside an SAE: on a GPU all of them, up to a limit."""
+    at_once = plan.compute.chunk_tokens
+    if plan.compute.device.type != "cpu":
+        row_bytes = 4 * plan.d_model  # of the float32 file
+        n_tokens = ON_DEVICE_BYTES // row_bytes if plan.sentences is None else plan.n_tokens
+        if n_tokens * row_bytes <= ON_DEVICE_BYTES:
+            at_once = n_tokens
+    return at_once * plan.d_model * plan.compute.dtype.itemsize
 
 
 def disk_needs(

@@ -1,0 +1,151 @@
+"""Several processes of one run: an error in one ends all, is said once, and nothing waits for ever."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from extract_sae_features import main
+from extraction.device_memory import named_memory_failure
+from extraction.workers import LONGEST_WAIT, SharedError, Workers
+
+CPU = torch.device("cpu")
+
+
+def take_part(scenario, rank: int, meeting: Path, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    workers = Workers(rank, 2)
+    try:
+        results.put((rank, scenario(workers), None))
+    except SharedError as error:
+        results.put((rank, str(error), error.is_mine))
+    finally:
+        workers.leave()
+
+
+@pytest.fixture
+def in_two_processes(tmp_path):
+    """`run(scenario)`: what the scenario returns in each process, or its error's text and who says it."""
+
+    def run(scenario) -> list[tuple]:
+        context = multiprocessing.get_context("fork")
+        results = context.Queue()
+        meeting = tmp_path / "meeting"
+        both = [context.Process(target=take_part, args=(scenario, rank, meeting, results)) for rank in (0, 1)]
+        for process in both:
+            process.start()
+        outcomes = sorted(results.get(timeout=60) for _ in both)
+        for process in both:
+            process.join(timeout=60)
+        return [outcome[1:] for outcome in outcomes]
+
+    return run
+
+
+def test_an_error_in_the_second_process_is_raised_in_both_and_said_by_the_second(in_two_processes):
+    def scenario(workers):
+        with workers.together():
+            if workers.rank == 1:
+                raise FileNotFoundError("no such file on this node")
+
+    text = "no such file on this node"
+    assert in_two_processes(scenario) == [(text, False), (text, True)]
+
+
+def test_an_error_that_both_have_is_said_once(in_two_processes):
+    def scenario(workers):
+        with workers.together():
+            raise ValueError("a bad CSV")
+
+    assert in_two_processes(scenario) == [("a bad CSV", True), ("a bad CSV", False)]
+
+
+def test_running_out_of_memory_is_shared(in_two_processes):
+    def scenario(workers):
+        with workers.together(), named_memory_failure(CPU):
+            if workers.rank == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    (text, first_says), (_, second_says) = in_two_processes(scenario)
+    assert text.startswith("cpu: not enough memory")
+    assert (first_says, second_says) == (False, True)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("where", ["before", "inside", "after"])
+def test_an_error_around_an_exchange_within_another_ends_both(in_two_processes, failing, where):
+    def scenario(workers):
+        def fail_if_at(place):
+            if workers.rank == failing and where == place:
+                raise ValueError(place)
+
+        with workers.together():
+            fail_if_at("before")
+            workers.first_then_others(lambda: fail_if_at("inside"))
+            fail_if_at("after")
+
+    assert in_two_processes(scenario) == [(where, failing == 0), (where, failing == 1)]
+
+
+def test_the_first_process_works_before_the_others(in_two_processes, tmp_path):
+    def scenario(workers):
+        def fetch():
+            there = (tmp_path / "cache").exists()
+            (tmp_path / "cache").touch()
+            return there
+
+        return workers.first_then_others(fetch), workers.share(list(range(5)))
+
+    assert in_two_processes(scenario) == [((False, [0, 2, 4]), None), ((True, [1, 3]), None)]
+
+
+def test_waiting_for_a_slow_download_takes_longer_than_the_librarys_half_hour(monkeypatch):
+    asked = {}
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: asked.update(k, name=a[0]))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    assert Workers.from_environment() == Workers()
+    assert asked == {"name": "gloo", "timeout": LONGEST_WAIT}
+    assert LONGEST_WAIT.total_seconds() > 24 * 3600
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun_ends_when_its_second_process_fails(tiny_gemma2, tiny_saes, tmp_path):
+    csv = tmp_path / "s.csv"
+    csv.write_text("sentence,concept_strength_label\nThe shop was closed.,0\nShe had never gone there.,3\n")
+    script = tmp_path / "second_fails.py"
+    script.write_text(f"""
+import os, sys
+sys.path.insert(0, {str(Path(main.__globals__["__file__"]).parent)!r})
+import torch
+from extraction import residual_stream_pass
+from extract_sae_features import main
+
+def full(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+    yield
+
+if os.environ["RANK"] == "1":
+    residual_stream_pass.residual_stream_batches = full
+sys.exit(main(sys.argv[1:]))
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    command += ["--input", csv, "--output", tmp_path / "out", "--model", tiny_gemma2, "--device", "cpu"]
+    command += ["--config", tiny_saes / "configurations.json", "--sae-release", tiny_saes]
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1, done.stderr
+    assert "cpu: not enough memory (CUDA out of memory.)" in said[0]
+    assert not (tmp_path / "out/run.json").exists()
