@@ -1,9 +1,10 @@
 """Options that a run and the checks before it share, and the plan that they amount to."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from autoencoders.configurations import read_configurations
+from autoencoders.configurations import Configurations, read_configurations
 from autoencoders.sae_source import SaeSource
 from extraction.extraction_plan import ComputeOptions, Plan
 from input_sentences.labelled_csv import read_labelled_sentences
@@ -92,6 +93,32 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         ValueError, FileNotFoundError: a file is missing or wrong, or nothing says which SAEs are meant.
     """
     sentences = read_labelled_sentences(args.input) if args.input is not None else None
+    sources = read_sources(args, local_rank)
+    return Plan(
+        arguments=plain_arguments(args),
+        sentences=sentences,
+        output=args.output,
+        model=sources.model,
+        configurations=sources.configurations,
+        saes=sources.saes,
+        chosen_layers=args.layers,
+        compute=sources.compute,
+        with_effects=args.gradients,
+    )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the options of model, SAEs and computation amount to."""
+
+    model: ModelSource
+    configurations: Configurations
+    saes: SaeSource
+    compute: ComputeOptions
+
+
+def read_sources(args: argparse.Namespace, local_rank: int = 0) -> Sources:
+    """Return where model and SAEs come from, and how they are computed with; errors as `make_plan`."""
     model, config, release = args.model, args.config, args.sae_release
     name = model
     if args.demo:
@@ -105,16 +132,8 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         )
     configurations = read_configurations(config)
     saes = SaeSource.of(configurations, release, args.sae_revision, args.local_files_only)
-    return Plan(
-        arguments=plain_arguments(args),
-        sentences=sentences,
-        output=args.output,
-        model=ModelSource(model, name, args.revision, args.local_files_only),
-        configurations=configurations,
-        saes=saes,
-        chosen_layers=args.layers,
-        compute=ComputeOptions(
-            args.device, args.dtype, args.allow_tf32, args.batch_tokens, args.chunk_tokens, local_rank
-        ),
-        with_effects=args.gradients,
+    compute = ComputeOptions(
+        args.device, args.dtype, args.allow_tf32, args.batch_tokens, args.chunk_tokens, local_rank
     )
+    model_source = ModelSource(model, name, args.revision, args.local_files_only)
+    return Sources(model_source, configurations, saes, compute)

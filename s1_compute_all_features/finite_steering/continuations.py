@@ -89,7 +89,7 @@ def write_continuations(
 
 
 def perplexity(model: nn.Module, ids: torch.Tensor, prompt_length: int) -> float | None:
-    """The unsteered model's perplexity of `ids` [1, positions] behind the prompt; None for an empty continuation."""
+    """The unsteered model's perplexity of `ids` [1, positions] behind the prompt; None where nothing is."""
     if ids.shape[1] == prompt_length:
         return None
     logits = model(ids).logits[0, prompt_length - 1 : -1].float()

@@ -30,8 +30,8 @@ def finalist_direction(place: FeaturePlace, seen: SaeActivity, w_dec: torch.Tens
     largest = float(seen.largest[place.feature_id])
     if largest <= 0:
         raise ValueError(
-            f"feature {place.feature_id} of layer {place.layer}, L0 {place.average_l0} fires at no token of the "
-            "feature folder, so its largest activation is unknown: leave it out"
+            f"feature {place.feature_id} of layer {place.layer}, L0 {place.average_l0} fires at no token of "
+            "the feature folder, so its largest activation is unknown: leave it out"
         )
     return Direction("feature", place.feature_id, None, largest * w_dec[place.feature_id])
 

@@ -72,9 +72,9 @@ def respond(probe: Probe, direction: Direction, alphas: tuple[float, ...]) -> Re
 
 
 def measures(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean of `values` [k] by label and the gap between 3 and 0, under each row of `weights` [B, k]: arrays [B].
+    """Mean of `values` [k] by label, and the gap between labels 3 and 0, under each row of `weights` [B, k].
 
-    Labels without a finite value are left out.
+    Arrays [B]. Labels without a finite value are left out.
     """
     found = {}
     for label in LABELS:
@@ -131,8 +131,8 @@ def slope_row(probe: Probe, response: Response) -> dict:
 def place_among_nulls(slope_per_norm: float, nulls: np.ndarray) -> dict[str, float]:
     """Where a finalist's slope per unit of norm stands among those of null directions [B].
 
-    `percentile`: share of nulls below it, ties one half. `p_null`: (b + 1) / (B + 1), b being the nulls that are at
-    least as large in absolute value (Phipson & Smyth 2010).
+    `percentile`: share of nulls below it, ties one half. `p_null`: (b + 1) / (B + 1), b being the nulls that
+    are at least as large in absolute value (Phipson & Smyth 2010).
     """
     below = (nulls < slope_per_norm).mean() + (nulls == slope_per_norm).mean() / 2
     as_large = (np.abs(nulls) >= abs(slope_per_norm)).sum()

@@ -30,8 +30,8 @@ def confirmation_rows(split_file: Path | None, n_sentences: int) -> np.ndarray |
     split = pd.read_csv(split_file)
     if not {"sentence_index", "part"} <= set(split.columns) or len(split) != n_sentences:
         raise ValueError(
-            f"{split_file} does not split the {n_sentences} sentences of the feature folder: give the results "
-            "that s2 made from it"
+            f"{split_file} does not split the {n_sentences} sentences of the feature folder: give the "
+            "results that s2 made from it"
         )
     held_out = split.sort_values("sentence_index")["part"].to_numpy() == "confirmation"
     return held_out if held_out.any() else None

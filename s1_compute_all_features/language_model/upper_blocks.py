@@ -91,7 +91,7 @@ class UpperBlocks:
                 del block.forward
 
     @torch.inference_mode()
-    def final_states(self, batch: RecordedBatch, change: torch.Tensor) -> torch.Tensor:
+    def final_states(self, batch: RecordedBatch, change: torch.Tensor | float = 0.0) -> torch.Tensor:
         """The decoder's output at the positions that predict, [m, d_model].
 
         change: added to the residual stream at every token but BOS, [d_model] or [batch, position, d_model].
@@ -101,7 +101,7 @@ class UpperBlocks:
             return self._decode(batch.padded)[:, :-1][batch.predicts]
 
     @torch.inference_mode()
-    def log_probs(self, batch: RecordedBatch, change: torch.Tensor) -> torch.Tensor:
+    def log_probs(self, batch: RecordedBatch, change: torch.Tensor | float = 0.0) -> torch.Tensor:
         """Log-probability (nats) of every predicted token, [m], with `change` as in `final_states`."""
         states, targets = self.final_states(batch, change), batch.targets
         return torch.cat(
