@@ -93,14 +93,11 @@ for trait in "${traits[@]}"; do
     for pair in d1_embedding_to_feature:embedding_to_feature d2_hidden_to_feature:hidden_to_feature \
         d3_hidden_to_concept:h0-5_to_concept d4_features_to_concept:features_to_concept; do
         experiment="${pair%%:*}"
-        run s5_classifier_training framework/train.py "$experiment" --dataset "$datasets/${name}_${pair##*:}.npz" |
-            tee "$log"
-        metrics+=("$(printf '%-24s %s' "$experiment" "$(tail -n 1 "$log")")")
-        # One frozen version a trait, so that the next trait does not take its results away.
+        # Trained and frozen in one step; a new version only where the results differ from the newest of that name.
         version="$(tr '[:upper:].' '[:lower:]-' <<<"$name")"
-        if ! compgen -G "$root/s5_classifier_training/$experiment/v*_$version" >/dev/null; then
-            run s5_classifier_training framework/checkpoint.py "$experiment" --name "$version"
-        fi
+        run s5_classifier_training framework/train.py "$experiment" --dataset "$datasets/${name}_${pair##*:}.npz" \
+            --freeze "$version" | tee "$log"
+        metrics+=("$(printf '%-24s %s' "$experiment" "$(tail -n 1 "$log")")")
     done
     run s5_classifier_training framework/emergence.py "$datasets/${name}_all_layers_to_concept.npz" \
         --s2-results "$results" --output "emergence/$name"

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -158,6 +159,25 @@ def test_requirements_txt_pins_what_pyproject_asks_for():
             assert requirement.specifier.contains(version), f"{requirement} against {version}"
     blocks = re.split(r"^(?=[A-Za-z0-9._-]+==)", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_every_imported_package_is_declared():
+    """What we import ourselves we ask for ourselves, not by way of another package's needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = project["dependency-groups"]
+    runtime = project["project"]["dependencies"] + groups["demo"]
+    declared = {canonicalize_name(Requirement(line).name) for line in runtime}
+    for_tests = declared | {canonicalize_name(Requirement(line).name) for line in groups["dev"]}
+    distributions = importlib.metadata.packages_distributions()
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    own = {top_name(path) for files in MODULES.values() for path in files} | {path.stem for path in tests}
+    for path in [path for files in MODULES.values() for path in files] + tests:
+        allowed = for_tests if path in tests else declared
+        for name in imported_names(path) - own - set(sys.stdlib_module_names):
+            providers = {canonicalize_name(provider) for provider in distributions.get(name, [])}
+            assert not providers or providers & allowed, (
+                f"{path.relative_to(ROOT)} imports {name}: declare it"
+            )
 
 
 def test_gitignore_keeps_results_out_and_the_stages_in():

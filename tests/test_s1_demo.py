@@ -73,6 +73,7 @@ def test_the_embedded_default_runs_and_has_the_sparsity_it_was_trained_for(demo_
     run = json.loads((demo_features / "run.json").read_text(encoding="utf-8"))
     assert (run["n_sentences"], run["n_layers"], run["d_model"]) == (24, 18, 640)
     assert len(run["saes"]) == len(CONFIGURATIONS["saes"])
+    assert {sae["sae_release"] for sae in run["saes"]} == {CONFIGURATIONS["release"]}
     for sae in run["saes"]:
         matrix = scipy.sparse.load_npz(demo_features / sae["file"])
         assert matrix.shape == (run["n_tokens"], sae["d_sae"])

@@ -625,7 +625,7 @@ def test_sae_release_takes_a_name_of_the_registry(tmp_path):
     other = Configurations(where, "llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", True, ())
 
     def place(release, configurations):
-        return SaeSource.of(configurations, release, None, False).place
+        return SaeSource.of(configurations, release).place
 
     for named in (None, "gemma-scope-2b-pt-res", "google/gemma-scope-2b-pt-res"):
         assert place(named, scope) == "google/gemma-scope-2b-pt-res"

@@ -1,10 +1,13 @@
 """The command line of s2: outputs, protocol, determinism, and one-line errors for bad input."""
 
+import errno
 import html.parser
 import itertools
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import analyze_features
 import numpy as np
@@ -40,6 +43,7 @@ FILES = {
     "split.csv",
     "report.html",
     "run.json",
+    ".lock",
 }
 NO_FILTERS = ["--min-pearson", "-1", "--min-tpr", "0", "--max-fpr", "1", "--no-require-monotonic"]
 
@@ -262,6 +266,55 @@ def test_permutations_zero_leaves_p_maxt_empty(feature_folder, tmp_path):
     assert ranked["confirmed"].all()
 
 
+def test_q_bh_accounts_for_groups_with_and_without_permutations(tmp_path, capsys):
+    """Scenes of four sentences: without their correction the same rho would be more significant."""
+    folder = write_feature_folder(tmp_path / "x_features", sentences_per_group=4, n_sentences=160)
+    q_bh = {}
+    for permutations in ("0", "200"):
+        output = tmp_path / permutations
+        assert analyze(folder, output, "--permutations", permutations, *NO_FILTERS) == 0
+        q_bh[permutations] = pd.read_csv(output / "discovery_ranking.csv")["q_bh"].tolist()
+    assert q_bh["0"] == q_bh["200"]
+    out = capsys.readouterr().out
+    assert out.count("note: No permutation test. With --permutations 0 p_maxt is empty") == 1
+    assert read_run(tmp_path / "0")["notices"][0].startswith("No permutation test.")
+    assert read_run(tmp_path / "200")["notices"] == []
+    report = (tmp_path / "0/report.html").read_text(encoding="utf-8")
+    assert "<strong>No permutation test.</strong> With --permutations 0" in report
+
+
+def test_an_sae_that_keeps_signs_is_left_out_and_named(folder, tmp_path, capsys):
+    """As abstopk SAEs do; the others are ranked as if it were not there."""
+    spoil_activations(folder, lambda m: m.multiply(np.random.default_rng(0).choice([-1, 1], m.shape)))
+    assert analyze(folder, tmp_path / "r", *NO_FILTERS) == 0
+    record = read_run(tmp_path / "r")
+    assert record["signed_saes_left_out"] == ["layer_1/width_64/average_l0_8"]
+    assert (record["summary"]["n_saes"], record["summary"]["n_features"]) == (2, 128)
+    run = json.loads((folder / "run.json").read_text())
+    spoil_run(folder, saes=[sae for sae in run["saes"] if sae["sae_id"] != "layer_1/width_64/average_l0_8"])
+    assert analyze(folder, tmp_path / "without", *NO_FILTERS) == 0
+    for name in ("ranked_features.csv", "discovery_ranking.csv", "best_per_sae.csv"):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
+    assert "note: SAEs left out." in capsys.readouterr().out
+    assert "<strong>SAEs left out.</strong>" in (tmp_path / "r/report.html").read_text(encoding="utf-8")
+
+
+def test_where_standard_error_is_no_terminal_progress_is_plain_lines(
+    feature_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("twins_s2.progress.PLAIN_SECONDS", 0.002)
+    assert analyze(feature_folder, tmp_path / "r") == 0
+    assert re.search(r"^ranking: \d of 3 SAEs after ", capsys.readouterr().err, flags=re.MULTILINE)
+
+
+def test_report_says_that_the_fpr_filter_is_inert(results):
+    text = (results / "report.html").read_text(encoding="utf-8")
+    assert "rejects hardly anything: fpr is measured above the same label-0 sentences' own" in text
+    assert "confirm_fpr" in text
+    fpr = pd.read_csv(results / "discovery_ranking.csv")["fpr"]
+    assert fpr.max() <= 1 / 15  # one of the 15 label-0 sentences
+
+
 def test_copies_of_a_feature_form_one_family(folder, tmp_path):
     """Feature 5 of layer 1 is copied, scaled, into two other SAEs."""
     source = scipy.sparse.load_npz(folder / "sae_activations/layer_1_l0_8.npz").toarray()
@@ -383,9 +436,14 @@ def single_sentence_of_label_3(table):
     return table.assign(concept_strength_label=labels)
 
 
+def keep_signs_everywhere(folder):
+    for path in folder.glob("sae_activations/*.npz"):
+        scipy.sparse.save_npz(path, -scipy.sparse.load_npz(path))
+
+
 BAD_INPUT = {
     "missing folder": (shutil.rmtree, "planted_features is no folder"),
-    "unfinished run": (lambda f: (f / "run.json").unlink(), "run.json is missing"),
+    "unfinished run": (lambda f: (f / "run.json").unlink(), "run.json does not exist"),
     "broken run.json": (lambda f: (f / "run.json").write_text("{"), "run.json is not JSON"),
     "foreign format": (lambda f: spoil_run(f, format_version=2), "format_version 2, expected 1"),
     "no SAEs": (lambda f: spoil_run(f, saes=[]), "run.json has no saes"),
@@ -406,8 +464,8 @@ BAD_INPUT = {
         "label 3 is missing in the",
     ),
     "wrong shape": (lambda f: spoil_activations(f, lambda m: m[:, :32]), "layer_1_l0_8.npz has shape"),
-    "negative activations": (lambda f: spoil_activations(f, lambda m: -m), "negative or non-finite"),
-    "NaN activations": (lambda f: spoil_activations(f, lambda m: m * np.nan), "negative or non-finite"),
+    "only signed activations": (keep_signs_everywhere, "every SAE of"),
+    "NaN activations": (lambda f: spoil_activations(f, lambda m: m * np.nan), "not finite"),
     "cut-off file": (
         lambda f: (f / "sae_activations/layer_1_l0_8.npz").write_bytes(b"PK\x03\x04 cut"),
         "layer_1_l0_8.npz is no readable sparse matrix",
@@ -438,9 +496,86 @@ def test_contrast_of_another_model_or_other_saes_is_refused(feature_folder, fold
     assert not (tmp_path / "r").exists()
 
 
+def test_contrast_with_other_weights_of_the_same_layer_and_l0_is_refused(folder, tmp_path, capsys):
+    run = json.loads((folder / "run.json").read_text())
+    spoil_run(folder, saes=[sae | {"encoder_sha256": "a" * 64} for sae in run["saes"]])
+    other = shutil.copytree(folder, tmp_path / "envy_features")
+    assert analyze(folder, tmp_path / "r", "--contrast", str(other)) == 0
+    spoil_run(other, saes=[sae | {"encoder_sha256": "b" * 64} for sae in run["saes"]])
+    assert analyze(folder, tmp_path / "other", "--contrast", str(other)) == 2
+    assert f"{other} was encoded with other weights than {folder} at layer 1" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_two_contrasts_of_one_name_are_refused(feature_folder, folder, tmp_path, capsys):
+    (tmp_path / "b").mkdir()
+    other = shutil.copytree(folder, tmp_path / "b" / folder.name)
+    assert analyze(feature_folder, tmp_path / "r", "--contrast", str(folder), str(other)) == 2
+    assert f"{folder} and {other} are both of the trait planted" in capsys.readouterr().err
+
+
 def test_display_only_without_a_result_is_an_error(tmp_path, capsys):
     assert analyze_features.main(["--output", str(tmp_path / "none"), "--display-only"]) == 2
-    assert "run.json is missing" in capsys.readouterr().err
+    assert "run.json does not exist" in capsys.readouterr().err
+
+
+def test_display_only_refuses_results_of_another_format(results, tmp_path, capsys):
+    foreign = shutil.copytree(results, tmp_path / "r")
+    (foreign / "run.json").write_text(json.dumps(read_run(foreign) | {"format_version": 2}))
+    assert analyze_features.main(["--output", str(foreign), "--display-only"]) == 2
+    assert "format_version 2, expected 1" in capsys.readouterr().err
+
+
+def test_output_that_is_a_file_is_named_before_anything_is_computed(feature_folder, tmp_path, capsys):
+    (tmp_path / "r").write_text("mine")
+    assert analyze(feature_folder, tmp_path / "r") == 2
+    captured = capsys.readouterr()
+    assert captured.err == (
+        f"error: --output {tmp_path / 'r'} is a file, expected a folder or nothing; choose another name\n"
+    )
+    assert captured.out == ""
+    assert (tmp_path / "r").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_results(
+    results, feature_folder, tmp_path, capsys, monkeypatch
+):
+    output = shutil.copytree(results, tmp_path / "r")
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    def no_space(path, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", no_space)
+    monkeypatch.setattr("pathlib.Path.write_text", no_space)
+    assert analyze(feature_folder, output) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_a_rewrite_stopped_in_between_leaves_no_finished_result(
+    results, feature_folder, tmp_path, monkeypatch
+):
+    """A split of one run beside the ranking of another: features would be tested where they were chosen."""
+    output = shutil.copytree(results, tmp_path / "r")
+    replace, replaced = os.replace, []
+
+    def stop_at_the_third(source, target):
+        if Path(target).parent == output:
+            replaced.append(Path(target).name)
+            if len(replaced) == 3:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(feature_folder, output, "--seed", "1")
+    assert len(replaced) == 3
+    assert not (output / "run.json").exists()
+    assert not [path for path in output.iterdir() if path.name.endswith(".part")]
 
 
 @pytest.mark.parametrize(
@@ -451,7 +586,7 @@ def test_display_only_without_a_result_is_an_error(tmp_path, capsys):
         (["--input", "f", "--output", "r", "--top-n", "0"], "--top-n"),
         (["--input", "f", "--output", "r", "--max-fpr", "1.5"], "--max-fpr"),
         (["--input", "f", "--output", "r", "--pool", "median"], "--pool"),
-        (["--input", "f", "--output", "r", "--permutations", "many"], "invalid int value"),
+        (["--input", "f", "--output", "r", "--permutations", "many"], "not a whole number"),
     ],
 )
 def test_wrong_options_are_argparse_errors(options, message, capsys):

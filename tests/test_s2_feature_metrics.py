@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
-from feature_metrics import STATISTICS, feature_statistics, pool_tokens, sort_activations, standardised_ranks
+from feature_statistics.feature_metrics import (
+    STATISTICS,
+    feature_statistics,
+    sort_activations,
+    standardised_ranks,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from twins_s2.sentence_pooling import pool_dense, pool_sparse
 
 
 def tied_activations(n: int, d: int, seed: int) -> np.ndarray:
@@ -118,7 +124,7 @@ def test_statistics_leave_their_input_unchanged():
 def test_pooling_equals_the_dense_computation(data, pool):
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=6))
     d_sae = data.draw(st.integers(1, 4))
-    cells = st.sampled_from([0, 0, 0, 0.5, 1, 2.25])
+    cells = st.sampled_from([0, 0, 0, 0.5, 1, 2.25, -0.5, -3])
     size = sum(lengths) * d_sae
     dense = np.array(data.draw(st.lists(cells, min_size=size, max_size=size)), dtype=np.float32)
     dense = dense.reshape(sum(lengths), d_sae)
@@ -127,8 +133,9 @@ def test_pooling_equals_the_dense_computation(data, pool):
         pool
     ]
     expected = np.stack([reduce(dense[a:b]) for a, b in itertools.pairwise(offsets)])
-    pooled = pool_tokens(scipy.sparse.csc_matrix(dense), offsets, pool)
+    pooled = pool_sparse(scipy.sparse.csc_matrix(dense), offsets, pool)
     np.testing.assert_allclose(pooled.toarray(), expected, rtol=1e-6)
+    np.testing.assert_allclose(pool_dense(dense, offsets, pool), expected, rtol=1e-6)
     assert pooled.dtype == np.float32
 
 
@@ -136,9 +143,11 @@ def test_pooling_accepts_unsorted_indices():
     matrix = scipy.sparse.csc_matrix(
         (np.array([5, 1, 3], dtype=np.float32), np.array([3, 0, 1]), np.array([0, 3])), shape=(4, 1)
     )
-    assert pool_tokens(matrix, np.array([0, 2, 4]), "max").toarray().ravel().tolist() == [3, 5]
+    assert pool_sparse(matrix, np.array([0, 2, 4]), "max").toarray().ravel().tolist() == [3, 5]
 
 
 def test_unknown_pooling_is_named():
     with pytest.raises(ValueError, match="median"):
-        pool_tokens(scipy.sparse.csc_matrix((2, 1), dtype=np.float32), np.array([0, 2]), "median")
+        pool_sparse(scipy.sparse.csc_matrix((2, 1), dtype=np.float32), np.array([0, 2]), "median")
+    with pytest.raises(ValueError, match="median"):
+        pool_dense(np.ones((2, 1)), np.array([0, 2]), "median")

@@ -1,27 +1,25 @@
 """The significance protocol of s2: references, brute force, and false-positive rates over many seeds."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
-from feature_metrics import sort_activations, standardised_ranks, unit_ranks
-from significance import (
-    CONFIRMATION,
-    DISCOVERY,
-    benjamini_hochberg,
-    bootstrap_weights,
-    confirm_features,
-    contrast_features,
-    feature_families,
-    holm,
+from feature_ranking.contrast import contrast_features
+from feature_statistics.confirmation import confirm_features, weighted_statistics
+from feature_statistics.feature_families import feature_families
+from feature_statistics.feature_metrics import sort_activations, standardised_ranks, unit_ranks
+from feature_statistics.p_values import benjamini_hochberg, holm, spearman_p_values
+from feature_statistics.permutation_test import (
+    largest_permuted_rho,
     maxt_p_values,
-    permutation_null,
+    mean_square_rho,
     permuted_labels,
-    spearman_p_values,
-    split_groups,
-    weighted_statistics,
 )
+from feature_statistics.sentence_split import CONFIRMATION, DISCOVERY, split_groups
 from sklearn.metrics import roc_auc_score
+from twins_s2.group_statistics import group_bootstrap
 
 
 def sparse_noise(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
@@ -36,7 +34,7 @@ def maxt(dense, labels, groups, n_permutations, rng) -> np.ndarray:
     """p_maxt of each column, by the functions that the analysis uses."""
     ranks = rank_matrix(dense)
     permuted = permuted_labels(unit_ranks(labels).astype(np.float32), groups, n_permutations, rng)
-    largest, _ = permutation_null(ranks, np.ascontiguousarray(permuted.T))
+    largest = largest_permuted_rho(ranks, np.ascontiguousarray(permuted.T))
     return maxt_p_values(ranks @ unit_ranks(labels), largest)
 
 
@@ -104,11 +102,10 @@ def test_null_and_p_values_equal_brute_force():
     labels, dense = np.arange(40) % 4, sparse_noise(rng, 40, 7)
     permuted = permuted_labels(labels, np.arange(40), 50, rng)
     rho = np.array([[scipy.stats.spearmanr(x, row).statistic for x in dense.T] for row in permuted])  # [B, d]
-    largest, mean_square = permutation_null(
+    largest = largest_permuted_rho(
         rank_matrix(dense), np.ascontiguousarray(unit_ranks(permuted).T.astype(np.float32))
     )
     np.testing.assert_allclose(largest, np.abs(rho).max(axis=1), atol=1e-6)
-    np.testing.assert_allclose(mean_square, (rho**2).mean(axis=0), rtol=1e-5)
     observed = np.array([scipy.stats.spearmanr(x, labels).statistic for x in dense.T])
     exceeding = (np.abs(rho).max(axis=1) >= np.abs(observed)[:, None]).sum(axis=1)
     np.testing.assert_allclose(maxt_p_values(observed, largest), (exceeding + 1) / 51)
@@ -123,9 +120,8 @@ def test_p_maxt_of_an_unbeatable_feature_is_the_smallest_possible():
 
 
 def test_without_permutations_there_is_no_p_maxt():
-    largest, mean_square = permutation_null(rank_matrix(np.eye(4)), np.zeros((4, 0), dtype=np.float32))
+    largest = largest_permuted_rho(rank_matrix(np.eye(4)), np.zeros((4, 0), dtype=np.float32))
     assert largest.shape == (0,)
-    assert mean_square.tolist() == [0, 0, 0, 0]
     assert np.isnan(maxt_p_values(np.array([0.5]), largest)).all()
 
 
@@ -177,14 +173,40 @@ def test_analytic_p_equals_scipy():
     assert spearman_p_values(np.array([1.0, -1.0]), 60).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "groups", [[5, 5, 2, 2, 7, 9, 1], [0, 1, 2, 3, 4], [0, 0, 0, 1, 2, 2], [3, 3, 3, 3], [1, 2, 1, 2, 8, 8]]
+)
+def test_mean_square_rho_is_the_mean_over_every_permutation(groups):
+    """The oracle lists each way to exchange groups of a size as wholes, and sentences within groups."""
+    rng = np.random.default_rng(0)
+    groups, labels = np.array(groups), rng.integers(0, 4, len(groups)) + np.arange(len(groups)) % 2
+    dense = rng.choice([0, 0, 1, 2, 5], size=(len(groups), 30)).astype(np.float32)
+    dense = dense[:, dense.std(axis=0) > 0]
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    by_size = [[m for m in members if len(m) == size] for size in sorted({len(m) for m in members})]
+    rho_squared = []
+    for orders in itertools.product(*(itertools.permutations(blocks) for blocks in by_size)):
+        donors = [donor for order in orders for donor in order]
+        receivers = [block for blocks in by_size for block in blocks]
+        for within in itertools.product(*(itertools.permutations(donor) for donor in donors)):
+            permuted = labels.copy()
+            for receiver, sentences in zip(receivers, within):
+                permuted[receiver] = labels[list(sentences)]
+            rho_squared.append((unit_ranks(dense.T) @ unit_ranks(permuted)) ** 2)
+    expected = np.mean(rho_squared, axis=0)
+    assert expected.max() > 0
+    np.testing.assert_allclose(
+        mean_square_rho(rank_matrix(dense), unit_ranks(labels), groups), expected, atol=1e-12
+    )
+
+
 def test_analytic_p_accounts_for_dependence_within_groups():
     n_seeds, corrected, naive = 200, [], []
     for seed in range(n_seeds):
         rng = np.random.default_rng(seed)
         groups, labels, dense = clustered_noise(rng, 24, 4, 5)
         ranks = rank_matrix(dense)
-        permuted = permuted_labels(unit_ranks(labels).astype(np.float32), groups, 200, rng)
-        _, mean_square = permutation_null(ranks, np.ascontiguousarray(permuted.T))
+        mean_square = mean_square_rho(ranks, unit_ranks(labels), groups)
         rho = ranks @ unit_ranks(labels)
         corrected.append(spearman_p_values(rho, len(labels), mean_square) <= 0.05)
         naive.append(spearman_p_values(rho, len(labels)) <= 0.05)
@@ -210,24 +232,16 @@ def test_weighted_statistics_equal_those_of_the_resampled_sentences():
     labels = np.arange(40) % 4
     groups = np.arange(40) // 2
     activations = rng.choice([0, 0, 0, 1, 1, 2.5, 4], size=40).astype(np.float32)
-    weights = bootstrap_weights(groups, 25, rng)
+    weights = group_bootstrap(groups, 25, rng)
     spearman_corr, auroc, tpr, fpr = weighted_statistics(activations, labels, 1, weights)
     for b in range(25):
-        drawn = np.repeat(np.arange(40), weights[:, b].astype(int))
+        drawn = np.repeat(np.arange(40), weights[b].astype(int))
         x, y = activations[drawn], labels[drawn]
         assert spearman_corr[b] == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
         pair = (y == 0) | (y == 3)
         assert auroc[b] == pytest.approx(roc_auc_score(y[pair] == 3, x[pair]))
         assert tpr[b] == pytest.approx((x[y == 3] > 1).mean())
         assert fpr[b] == pytest.approx((x[y == 0] > 1).mean())
-
-
-def test_bootstrap_draws_whole_groups():
-    groups = np.array([3, 3, 3, 8, 8, 1])
-    weights = bootstrap_weights(groups, 200, np.random.default_rng(0))
-    assert (weights[:3] == weights[0]).all()
-    assert (weights[3] == weights[4]).all()
-    assert (weights[[0, 3, 5]].sum(axis=0) == 3).all()
 
 
 def confirm(pooled, labels, groups, directions, seed=0, n_permutations=199, n_bootstrap=100):

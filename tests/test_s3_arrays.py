@@ -2,11 +2,26 @@
 
 import itertools
 
-import activation_trajectories as trajectories
 import numpy as np
 import pytest
+from drawing_inputs.sentence_choice import choose_sentences
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
+from trajectories.curve_bands import Curves, firing_curves, mean_trajectories
+from trajectories.early_detection import cumulative_auroc, detectable_from, early_detection
+from trajectories.peak_raster import peak_aligned_raster
+from trajectories.peak_statistics import summary_statistics
+from trajectories.positions import (
+    bin_means,
+    first_firing_positions,
+    peak_positions,
+    peak_values,
+    prefix_lengths,
+    prefix_peaks,
+    relative_positions,
+)
+from trajectories.text_baseline import text_prefix_scores
+from twins_s3.group_statistics import group_bootstrap, simultaneous_band
 
 # Sentences of 1, 4 and 3 tokens; two features, of which the second is silent in sentences 0 and 2.
 OFFSETS = np.array([0, 1, 5, 8])
@@ -14,23 +29,19 @@ ACTIVATIONS = np.array([[2, 0], [0, 0], [3, 1], [0, 5], [3, 5], [0, 0], [0, 0], 
 
 
 def test_peaks_and_first_firing():
-    np.testing.assert_array_equal(trajectories.peak_values(ACTIVATIONS, OFFSETS), [[2, 0], [3, 5], [1, 0]])
+    np.testing.assert_array_equal(peak_values(ACTIVATIONS, OFFSETS), [[2, 0], [3, 5], [1, 0]])
     # Of equal peaks the first counts; a silent feature has none.
-    np.testing.assert_array_equal(
-        trajectories.peak_positions(ACTIVATIONS, OFFSETS), [[0, -1], [1, 2], [2, -1]]
-    )
-    np.testing.assert_array_equal(
-        trajectories.first_firing_positions(ACTIVATIONS, OFFSETS), [[0, -1], [1, 1], [2, -1]]
-    )
+    np.testing.assert_array_equal(peak_positions(ACTIVATIONS, OFFSETS), [[0, -1], [1, 2], [2, -1]])
+    np.testing.assert_array_equal(first_firing_positions(ACTIVATIONS, OFFSETS), [[0, -1], [1, 1], [2, -1]])
 
 
 def test_relative_positions_are_token_centres():
-    relative = trajectories.relative_positions(trajectories.peak_positions(ACTIVATIONS, OFFSETS), OFFSETS)
+    relative = relative_positions(peak_positions(ACTIVATIONS, OFFSETS), OFFSETS)
     np.testing.assert_allclose(relative, [[0.5, np.nan], [0.375, 0.625], [2.5 / 3, np.nan]])
 
 
 def test_bin_means_by_hand():
-    means = trajectories.bin_means(ACTIVATIONS, OFFSETS, 2)  # [3, 2, 2]
+    means = bin_means(ACTIVATIONS, OFFSETS, 2)  # [3, 2, 2]
     np.testing.assert_allclose(means[0, :, 0], [2, 2])  # one token fills both halves
     np.testing.assert_allclose(means[1, :, 0], [1.5, 1.5])
     np.testing.assert_allclose(means[1, :, 1], [0.5, 5])
@@ -44,63 +55,32 @@ def test_bin_means_lose_no_token(n_bins):
     offsets = np.concatenate([[0], np.cumsum([1, 300, 13, 20])])
     activations = rng.exponential(size=(offsets[-1], 3)).astype(np.float32)
     of_sentences = np.stack([activations[a:b].mean(axis=0) for a, b in itertools.pairwise(offsets)])
-    np.testing.assert_allclose(
-        trajectories.bin_means(activations, offsets, n_bins).mean(axis=1), of_sentences, rtol=1e-5
-    )
+    np.testing.assert_allclose(bin_means(activations, offsets, n_bins).mean(axis=1), of_sentences, rtol=1e-5)
 
 
 def test_prefix_peaks_see_the_first_share_only():
     shares = np.array([0.25, 0.5, 0.75, 1])
     np.testing.assert_array_equal(
-        trajectories.prefix_lengths(OFFSETS, shares), [[1, 1, 1], [1, 2, 2], [1, 3, 3], [1, 4, 3]]
+        prefix_lengths(OFFSETS, shares), [[1, 1, 1], [1, 2, 2], [1, 3, 3], [1, 4, 3]]
     )
-    prefix = trajectories.prefix_peaks(ACTIVATIONS, OFFSETS, shares)  # [4, 3, 2]
+    prefix = prefix_peaks(ACTIVATIONS, OFFSETS, shares)  # [4, 3, 2]
     np.testing.assert_array_equal(prefix[:, 0, 0], [2, 2, 2, 2])
     np.testing.assert_array_equal(prefix[:, 1, 0], [0, 3, 3, 3])
     np.testing.assert_array_equal(prefix[:, 1, 1], [0, 1, 5, 5])
     np.testing.assert_array_equal(prefix[:, 2, 0], [0, 0, 1, 1])
-    np.testing.assert_array_equal(prefix[-1], trajectories.peak_values(ACTIVATIONS, OFFSETS))
+    np.testing.assert_array_equal(prefix[-1], peak_values(ACTIVATIONS, OFFSETS))
 
 
 def test_a_share_of_seven_tenths_of_ten_tokens_is_seven():
     # 0.7 * 10 is 7.000000000000001 in floating point.
-    assert trajectories.prefix_lengths(np.array([0, 10]), np.array([0.1 * 7])) == [[7]]
+    assert prefix_lengths(np.array([0, 10]), np.array([0.1 * 7])) == [[7]]
 
 
 def test_firing_curves_are_cumulative_shares():
-    curves = trajectories.firing_curves(ACTIVATIONS, OFFSETS, np.array([3, 3, 0]), np.array([0.25, 0.5, 1]))
+    curves = firing_curves(ACTIVATIONS, OFFSETS, np.array([3, 3, 0]), np.array([0.25, 0.5, 1]))
     np.testing.assert_allclose(curves[3], [[0.5, 1, 1], [0, 0.5, 0.5]])
     np.testing.assert_allclose(curves[0], [[0, 0, 1], [0, 0, 0]])
     assert set(curves) == {0, 3}
-
-
-@pytest.mark.parametrize("n_levels", [2, 5, 1000])
-def test_weighted_auroc_is_sklearns(n_levels):
-    rng = np.random.default_rng(n_levels)
-    scores = rng.integers(0, n_levels, 60).astype(float)  # with ties, all of them at n_levels 2
-    positive = rng.random(60) < 0.4
-    weights = rng.integers(0, 4, (20, 60)).astype(np.float32)
-    expected = [roc_auc_score(positive, scores, sample_weight=row) for row in weights]
-    np.testing.assert_allclose(trajectories.weighted_auroc(scores, positive, weights), expected)
-
-
-def test_auroc_without_a_class_is_nan():
-    positive = np.array([True, False, True])
-    weights = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0]], np.float32)
-    result = trajectories.weighted_auroc(np.array([2.0, 1.0, 0.0]), positive, weights)
-    np.testing.assert_array_equal(result, [np.nan, np.nan, 1])
-
-
-def test_group_bootstrap_draws_whole_groups():
-    group = np.array([7, 7, 2, 9, 2, 2])
-    weights = trajectories.group_bootstrap(group, 500, np.random.default_rng(0))
-    assert weights.shape == (500, 6)
-    for name in (2, 7):
-        members = weights[:, group == name]
-        np.testing.assert_array_equal(members, members[:, :1].repeat(members.shape[1], axis=1))
-    # Three groups are drawn in each replicate, each once on average.
-    np.testing.assert_array_equal(weights[:, [0, 2, 3]].sum(axis=1), 3)
-    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.15)
 
 
 @pytest.mark.parametrize("n_points", [1, 20])
@@ -108,15 +88,10 @@ def test_simultaneous_band_is_the_sidak_width_for_independent_points(n_points):
     rng = np.random.default_rng(0)
     error = np.linspace(0.5, 2, n_points)
     replicates = rng.normal(size=(20_000, n_points)) * error
-    low, high = trajectories.simultaneous_band(np.zeros(n_points), replicates)
+    low, high = simultaneous_band(np.zeros(n_points), replicates)
     width = norm.ppf((1 + 0.95 ** (1 / n_points)) / 2) * error
     np.testing.assert_allclose(high, width, rtol=0.03)
     np.testing.assert_allclose(low, -width, rtol=0.03)
-
-
-def test_a_band_of_equal_replicates_has_no_width():
-    low, high = trajectories.simultaneous_band(np.array([0.5, 0.5]), np.full((10, 2), 0.5))
-    np.testing.assert_array_equal([low, high], [[0.5, 0.5], [0.5, 0.5]])
 
 
 def detection_case(n_per_label=40):
@@ -132,30 +107,28 @@ def detection_case(n_per_label=40):
 def test_cumulative_auroc_rises_where_the_feature_fires():
     labels, offsets, activations = detection_case()
     shares = np.arange(1, 11) / 10
-    weights = trajectories.group_bootstrap(np.arange(len(labels)), 200, np.random.default_rng(0))
-    prefix = trajectories.prefix_peaks(activations, offsets, shares)
-    curves = trajectories.cumulative_auroc(prefix, labels, weights, shares)
+    weights = group_bootstrap(np.arange(len(labels)), 200, np.random.default_rng(0))
+    prefix = prefix_peaks(activations, offsets, shares)
+    curves = cumulative_auroc(prefix, labels, weights, shares)
     np.testing.assert_array_equal(curves.estimate[0], [0.5] * 4 + [1.0] * 6)
     np.testing.assert_array_equal(curves.estimate[2], 0.5)
     extreme = (labels == 0) | (labels == 3)
-    peaks = trajectories.peak_values(activations, offsets)[extreme, 1]
+    peaks = peak_values(activations, offsets)[extreme, 1]
     assert curves.estimate[1, -1] == pytest.approx(roc_auc_score(labels[extreme] == 3, peaks))
     assert (curves.low <= curves.estimate).all()
     assert (curves.estimate <= curves.high).all()
-    np.testing.assert_array_equal(trajectories.detectable_from(curves), [0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(detectable_from(curves), [0.5, np.nan, np.nan])
 
 
 def test_cumulative_auroc_needs_both_labels():
     with pytest.raises(ValueError, match="label 0 and of label 3"):
-        trajectories.cumulative_auroc(
-            np.zeros((1, 4, 1)), np.array([1, 2, 3, 3]), np.ones((5, 4)), np.ones(1)
-        )
+        cumulative_auroc(np.zeros((1, 4, 1)), np.array([1, 2, 3, 3]), np.ones((5, 4)), np.ones(1))
 
 
 def test_detectable_only_where_the_band_stays_above():
     low = np.array([[0.6, 0.4, 0.6, 0.7], [0.6, 0.6, 0.6, 0.6], [0.6, 0.6, 0.6, 0.5], [np.nan] * 4])
-    curves = trajectories.Curves(np.array([0.25, 0.5, 0.75, 1]), low + 0.1, low, low + 0.2)
-    np.testing.assert_array_equal(trajectories.detectable_from(curves), [0.75, 0.25, np.nan, np.nan])
+    curves = Curves(np.array([0.25, 0.5, 0.75, 1]), low + 0.1, low, low + 0.2)
+    np.testing.assert_array_equal(detectable_from(curves), [0.75, 0.25, np.nan, np.nan])
 
 
 def words_of(labels, rng):
@@ -169,7 +142,7 @@ def test_text_scores_tell_from_the_telling_word_on():
     texts = words_of(labels, rng)
     prefixes = [[first for first, _ in texts], [" ".join(pair) for pair in texts]]
     for train in (None, np.arange(80) < 40):
-        scores = trajectories.text_prefix_scores(prefixes, labels, np.arange(80) // 2, train, seed=0)
+        scores = text_prefix_scores(prefixes, labels, np.arange(80) // 2, train, seed=0)
         rest = np.ones(80, bool) if train is None else ~train
         assert roc_auc_score(labels[rest], scores[1, rest]) == 1
         assert roc_auc_score(labels[rest], scores[0, rest]) < 0.75
@@ -180,7 +153,7 @@ def test_text_scores_do_not_see_the_sentences_they_score():
     # Each text has a word of its own: a model that had seen it would tell the labels perfectly.
     labels = np.tile([0, 3], 40)
     texts = [f"unique{i}" for i in range(80)]
-    scores = trajectories.text_prefix_scores([texts], labels, np.arange(80), None, seed=0)
+    scores = text_prefix_scores([texts], labels, np.arange(80), None, seed=0)
     assert roc_auc_score(labels, scores[0]) < 0.7
 
 
@@ -188,10 +161,10 @@ def test_early_detection_takes_the_confirmation_part_where_it_is_large_enough():
     labels, offsets, activations = detection_case()
     tokens = np.tile([f" t{i}" for i in range(10)], len(labels))
     group = np.arange(len(labels)) // 4
-    weights = trajectories.group_bootstrap(group, 100, np.random.default_rng(0))
+    weights = group_bootstrap(group, 100, np.random.default_rng(0))
     shares = np.array([0.5, 1])
     for every, held_out, n in ((4, True, 10), (40, False, 40)):
-        early = trajectories.early_detection(
+        early = early_detection(
             activations, offsets, tokens, labels, group, group % every == 0, weights, shares, 0
         )
         assert early.held_out is held_out
@@ -202,8 +175,8 @@ def test_early_detection_takes_the_confirmation_part_where_it_is_large_enough():
 
 def test_mean_trajectories_are_the_means_of_the_label():
     labels, offsets, activations = detection_case()
-    weights = trajectories.group_bootstrap(np.arange(len(labels)), 100, np.random.default_rng(0))
-    means = trajectories.mean_trajectories(activations, offsets, labels, weights, n_bins=10)
+    weights = group_bootstrap(np.arange(len(labels)), 100, np.random.default_rng(0))
+    means = mean_trajectories(activations, offsets, labels, weights, n_bins=10)
     assert set(means) == {0, 1, 2, 3}
     np.testing.assert_allclose(
         means[3].estimate[0], [0] * 4 + [1 + np.arange(40).mean() / 40] + [0] * 5, atol=1e-6
@@ -213,27 +186,27 @@ def test_mean_trajectories_are_the_means_of_the_label():
 
 
 def test_raster_is_aligned_at_the_peak():
-    raster = trajectories.peak_aligned_raster(ACTIVATIONS[:, 0], OFFSETS, np.array([0, 3, 3]), reach=2)
+    raster = peak_aligned_raster(ACTIVATIONS[:, 0], OFFSETS, np.array([0, 3, 3]), reach=2)
     nan = np.nan
     np.testing.assert_array_equal(raster.sentence, [1, 2, 0])  # label 3 first, the strongest first
     np.testing.assert_array_equal(
         raster.values, [[nan, 0, 3, 0, 3], [0, 0, 1, nan, nan], [nan, nan, 2, nan, nan]]
     )
     assert np.isnan(raster.profile(3)).all()  # of two sentences no mean is shown
-    silent = trajectories.peak_aligned_raster(np.zeros(8, np.float32), OFFSETS, np.array([0, 3, 3]), reach=2)
+    silent = peak_aligned_raster(np.zeros(8, np.float32), OFFSETS, np.array([0, 3, 3]), reach=2)
     assert silent.values.shape == (0, 5)
 
 
 def test_raster_profile_is_the_mean_over_existing_tokens():
     activations = np.array([0, 2, 0, 4, 0, 6, 0, 8, 10, 4], np.float32)  # five sentences of two tokens
-    raster = trajectories.peak_aligned_raster(activations, 2 * np.arange(6), np.full(5, 3), reach=1)
+    raster = peak_aligned_raster(activations, 2 * np.arange(6), np.full(5, 3), reach=1)
     np.testing.assert_array_equal(raster.profile(3), [np.nan, 6, np.nan])
 
 
 def test_summary_statistics_by_hand():
     labels = np.array([0, 3, 3])
     weights = np.ones((5, 3), np.float32)
-    table = trajectories.summary_statistics(ACTIVATIONS, OFFSETS, labels, weights)
+    table = summary_statistics(ACTIVATIONS, OFFSETS, labels, weights)
     first = table.iloc[0]
     assert first["share_firing"] == 1
     assert first["mean_peak_value_label_3"] == 2
@@ -255,8 +228,8 @@ def test_early_and_late_activators():
     activations[:, 1, 0] = 1
     activations[:, 8, 1] = 1
     activations[::2, 0, 2] = activations[1::2, 9, 2] = 1
-    weights = trajectories.group_bootstrap(np.arange(n), 300, np.random.default_rng(0))
-    table = trajectories.summary_statistics(activations.reshape(-1, 4), offsets, np.arange(n) % 4, weights)
+    weights = group_bootstrap(np.arange(n), 300, np.random.default_rng(0))
+    table = summary_statistics(activations.reshape(-1, 4), offsets, np.arange(n) % 4, weights)
     assert list(table["activator"]) == ["early", "late", "undecided", "never fires"]
     assert table["peak_position_low"][0] == pytest.approx(0.15)
     assert np.isnan(table["mean_peak_position"][3])
@@ -265,7 +238,7 @@ def test_early_and_late_activators():
 def test_a_limit_takes_every_label_in_turn():
     labels = np.array([0, 0, 0, 1, 2, 2, 3, 3])
     strength = np.array([1, 5, 2, 3, 0, 4, 7, 6])
-    chosen = trajectories.choose_sentences
+    chosen = choose_sentences
     np.testing.assert_array_equal(chosen(labels, strength, [0, 1, 2, 3], None, "index"), np.arange(8))
     np.testing.assert_array_equal(chosen(labels, strength, [0, 1, 2, 3], 5, "index"), [0, 1, 3, 4, 6])
     np.testing.assert_array_equal(chosen(labels, strength, [0, 1, 2, 3], 4, "peak"), [6, 1, 5, 3])

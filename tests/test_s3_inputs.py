@@ -1,5 +1,6 @@
 """s3 reads the folders of s1 and s2, takes only what it needs, and refuses what does not fit."""
 
+import argparse
 import json
 import tracemalloc
 from pathlib import Path
@@ -8,7 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-import trajectory_inputs as inputs
+from drawing_inputs.drawn_run import load_run, read_activations
+from drawing_inputs.feature import Feature
+from drawing_inputs.feature_choice import named_features, top_features
+from drawing_inputs.option_values import feature_list
+from twins_s3.feature_folder import open_feature_folder
 
 PLANTED = ((1, 8, 5), (1, 16, 7))  # (layer, average_l0, feature_id) of the fixture `feature_folder`
 
@@ -39,6 +44,7 @@ def write_run(folder: Path, sentences: list[list[str]], labels: list[int], activ
     run = {
         "format_version": 1,
         "model": "tiny-random",
+        "d_model": 16,
         "n_sentences": len(sentences),
         "n_tokens": len(tokens),
         "input_sha256": "0" * 64,
@@ -102,9 +108,8 @@ def dense(folder: Path, layer: int, average_l0: int) -> np.ndarray:
 
 
 def test_activations_are_the_columns_of_the_named_features(feature_folder):
-    features = [inputs.Feature(1, 16, 7), inputs.Feature(1, 8, 5), inputs.Feature(1, 16, 3)]
-    run = inputs.read_run(feature_folder, inputs.RERUN_S1)
-    activations = inputs.read_activations(feature_folder, run, features)
+    features = [Feature(1, 16, 7), Feature(1, 8, 5), Feature(1, 16, 3)]
+    activations = read_activations(open_feature_folder(feature_folder), features)
     expected = np.stack(
         [
             dense(feature_folder, 1, 16)[:, 7],
@@ -123,12 +128,10 @@ def test_reading_a_wide_sae_does_not_make_it_dense(tmp_path):
     folder = write_run(tmp_path / "s1", sentences, [0, 1, 2, 3] * 25, np.zeros((1000, 4)))
     wide = scipy.sparse.random(1000, 50_000, density=0.001, format="csr", dtype=np.float32, rng=rng)
     scipy.sparse.save_npz(folder / "sae_activations/layer_0_l0_8.npz", wide)
-    run = inputs.read_run(folder, inputs.RERUN_S1)
-    run["saes"][0]["d_sae"] = 50_000
+    s1 = open_feature_folder(folder)
+    s1.run["saes"][0]["d_sae"] = 50_000
     tracemalloc.start()
-    activations = inputs.read_activations(
-        folder, run, [inputs.Feature(0, 8, 49_999), inputs.Feature(0, 8, 17)]
-    )
+    activations = read_activations(s1, [Feature(0, 8, 49_999), Feature(0, 8, 17)])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     np.testing.assert_array_equal(activations, wide[:, [49_999, 17]].toarray())
@@ -137,27 +140,28 @@ def test_reading_a_wide_sae_does_not_make_it_dense(tmp_path):
 
 def test_a_sentence_that_reads_none_is_text(tmp_path):
     folder = write_run(tmp_path / "s1", [["None"], [" NA", " nan"]], [0, 3], np.ones((3, 2)))
-    assert inputs.read_sentences(folder).text == ("None", "NA nan")
+    run = load_run(folder, None, [(0, 8, 0)], 1)
+    assert run.s1.sentences["sentence"].tolist() == ["None", "NA nan"]
 
 
 def test_top_features_come_in_rank_order_with_score(tmp_path, feature_folder):
     s2 = write_s2_results(tmp_path / "s2", feature_folder)
-    features, source = inputs.top_features(s2, 1)
+    features, source = top_features(s2, 1)
     assert source == "ranked_features.csv"
-    assert features == [inputs.Feature(1, 8, 5, rank=1, score=0.9, neuronpedia_url="")]
+    assert features == [Feature(1, 8, 5, rank=1, score=0.9, neuronpedia_url="")]
 
 
 def test_unfiltered_ranking_stands_in_where_no_feature_passed(tmp_path, feature_folder):
     s2 = write_s2_results(tmp_path / "s2", feature_folder, passed=0)
-    features, source = inputs.top_features(s2, 10)
+    features, source = top_features(s2, 10)
     assert source == "discovery_ranking.csv"
     assert [(f.layer, f.average_l0, f.feature_id) for f in features] == list(PLANTED)
 
 
 def test_named_features_get_score_from_s2_and_page_from_s1(tmp_path, feature_folder):
     s2 = write_s2_results(tmp_path / "s2", feature_folder)
-    run = inputs.read_run(feature_folder, inputs.RERUN_S1)
-    ranked, unranked, pageless = inputs.named_features([(1, 8, 5), (0, 8, 3), (1, 16, 9)], run, s2)
+    s1 = open_feature_folder(feature_folder)
+    ranked, unranked, pageless = named_features([(1, 8, 5), (0, 8, 3), (1, 16, 9)], s1, s2)
     assert (ranked.rank, ranked.score) == (1, 0.9)
     assert (unranked.rank, unranked.score) == (None, None)
     assert unranked.neuronpedia_url == "https://www.neuronpedia.org/tiny/0-res/3"
@@ -166,13 +170,13 @@ def test_named_features_get_score_from_s2_and_page_from_s1(tmp_path, feature_fol
 
 @pytest.mark.parametrize("text", ["12:82", "12:82:x", "a:b:c", "1:2:3,1:2:3", "", "1:2:-3"])
 def test_malformed_feature_lists_are_refused(text):
-    with pytest.raises(ValueError, match=r"layer:l0:feature_id|twice"):
-        inputs.parse_features(text)
+    with pytest.raises(argparse.ArgumentTypeError, match=r"layer:l0:feature_id|twice"):
+        feature_list(text)
 
 
 def test_confirmation_rows_follow_the_sentences(tmp_path, feature_folder):
     s2 = write_s2_results(tmp_path / "s2", feature_folder)
     split = pd.read_csv(s2 / "split.csv")
     split.sample(frac=1, random_state=0).to_csv(s2 / "split.csv", index=False)  # in any order
-    confirmation = inputs.read_confirmation(s2, 80)
-    np.testing.assert_array_equal(confirmation, (np.arange(80) // 2) % 4 == 0)
+    run = load_run(feature_folder, s2, None, 2)
+    np.testing.assert_array_equal(run.confirmation, (np.arange(80) // 2) % 4 == 0)

@@ -13,9 +13,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-import trajectory_page
-from trajectory_inputs import Feature, Sentences
+from drawing_inputs.drawn_run import DrawnRun
+from drawing_inputs.feature import Feature
+from drawings.trajectory_page import build_page, page_data
+from twins_s3.feature_folder import FeatureFolder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -32,21 +35,25 @@ ACTIVATIONS = np.array(
 ).T  # [11, 3]
 
 
-def sentences() -> Sentences:
-    lengths = [len(tokens) for tokens in TOKENS]
-    return Sentences(
-        index=np.array([10, 11, 12, 13]),
-        text=tuple("".join(tokens) for tokens in TOKENS),
+OFFSETS = np.concatenate([[0], np.cumsum([len(tokens) for tokens in TOKENS])])
+
+
+def drawn_run() -> DrawnRun:
+    s1 = FeatureFolder(
+        folder=Path("s1"),
+        run={"model": "tiny <model>"},
+        sentences=pd.DataFrame({"sentence": ["".join(tokens) for tokens in TOKENS]}),
         labels=np.array(LABELS),
-        group=np.arange(4),
+        groups=np.arange(4),
+        sentence_offsets=OFFSETS,
         tokens=np.array([token for sentence in TOKENS for token in sentence]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
     )
+    return DrawnRun(s1, FEATURES, ACTIVATIONS, np.zeros(4, bool), {})
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return trajectory_page.build_page("tiny <model>", sentences(), FEATURES, ACTIVATIONS, np.arange(4))
+    return build_page(drawn_run(), np.arange(4))
 
 
 class Document(HTMLParser):
@@ -112,7 +119,7 @@ def test_page_holds_the_activations(page):
     data = json.loads(Document(page).scripts["application/json"])
     assert [s["tokens"] for s in data["sentences"]] == TOKENS  # "</script>" among them
     assert [s["label"] for s in data["sentences"]] == LABELS
-    assert [s["index"] for s in data["sentences"]] == [10, 11, 12, 13]
+    assert [s["index"] for s in data["sentences"]] == [0, 1, 2, 3]
     for feature, expected in zip(data["features"], ACTIVATIONS.T):
         dense = np.zeros(11)
         dense[feature["at"]] = feature["values"]
@@ -123,8 +130,8 @@ def test_page_holds_the_activations(page):
 
 
 def test_page_shows_the_sentences_asked_for_at_the_scale_of_the_run():
-    data = trajectory_page.page_data(sentences(), FEATURES, ACTIVATIONS, np.array([3, 1]))
-    assert [s["index"] for s in data["sentences"]] == [13, 11]
+    data = page_data(drawn_run(), np.array([3, 1]))
+    assert [s["index"] for s in data["sentences"]] == [3, 1]
     assert (data["features"][0]["at"], data["features"][0]["values"]) == ([0, 1], [4, 4])
     assert data["features"][0]["largest"] == 8  # of a sentence that is not on the page
 
@@ -174,7 +181,7 @@ document.querySelector(".head button").click();
 report.lines = document.querySelectorAll(".chart polyline").length;
 report.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
 choose("feature", "2:16:9");
-report.silent = [shades()[10], byId("summary").textContent];
+report.silent = [shades()[0], byId("summary").textContent];
 document.body.dataset.report = JSON.stringify(report);
 }
 </script>
@@ -207,8 +214,8 @@ def drive(page: str, folder: Path) -> dict:
 
 def expected_shades(feature: int) -> dict[str, list[float]]:
     relative = ACTIVATIONS[:, feature] / ACTIVATIONS[:, feature].max()
-    parts = np.split(relative, sentences().offsets[1:-1])
-    return {str(index): np.round(part, 3).tolist() for index, part in zip(sentences().index, parts)}
+    parts = np.split(relative, OFFSETS[1:-1])
+    return {str(index): np.round(part, 3).tolist() for index, part in enumerate(parts)}
 
 
 def test_selector_changes_the_shading(page, tmp_path):
@@ -236,14 +243,14 @@ def test_selector_changes_the_shading(page, tmp_path):
     assert report["second"] == expected_shades(1)
     assert report["background"].startswith(("rgb", "color"))
     assert report["background"] != "rgba(0, 0, 0, 0)"
-    assert report["byPeak"] == [10, 13, 11, 12]
+    assert report["byPeak"] == [0, 3, 1, 2]
     assert report["links"] == [FEATURES[0].neuronpedia_url]
     assert report["linksOfSecond"] == 0
     assert report["hash"] == "#feature=2%3A16%3A7&label=all&order=peak"
-    assert report["firing"] == [11, 10]
-    assert report["labelTwo"] == [11]
-    assert report["found"] == [10]
-    assert report["given"] == [10, 11, 12, 13]
+    assert report["firing"] == [1, 0]
+    assert report["labelTwo"] == [1]
+    assert report["found"] == [0]
+    assert report["given"] == [0, 1, 2, 3]
     assert report["focused"]
     assert report["current"] == "She"
     assert report["spoken"] == "“She”: 3 (50 % of the largest)"

@@ -8,15 +8,30 @@ import io
 import warnings
 from pathlib import Path
 
-import activation_trajectories as trajectories
 import matplotlib
 import numpy as np
-import plotting_utils
 import pytest
+from drawing_inputs.feature import Feature
+from drawings import typography as typography_module
+from drawings.figure_files import figure_bytes
+from drawings.overview_figures import (
+    early_detection_figure,
+    first_firing_figure,
+    mean_trajectory_figure,
+    raster_figure,
+    summary_figure,
+)
+from drawings.sentence_figure import SentenceFigure
+from drawings.sentence_style import SentenceStyle
+from drawings.typography import Typography, word_starts, wrap
 from matplotlib.testing.compare import compare_images
 from PIL import Image
-from plotting_utils import SentenceFigure, SentenceStyle, Typography
-from trajectory_inputs import Feature
+from plotting_utils import feature_style
+from trajectories.curve_bands import firing_curves, mean_trajectories
+from trajectories.early_detection import early_detection
+from trajectories.peak_raster import peak_aligned_raster
+from trajectories.peak_statistics import summary_statistics
+from twins_s3.group_statistics import group_bootstrap
 
 BASELINES = Path(__file__).with_name("baseline_images_s3")
 TOLERANCE = 5.0  # root mean square over the pixels; other text rendering stays below, another line does not
@@ -50,31 +65,31 @@ def draw_overview(name: str, seed: int = 0) -> bytes:
     strength = np.repeat(labels, np.diff(offsets))[:, None]
     activations = (rng.exponential(size=(offsets[-1], 3)) * strength * SCALE).astype(np.float32)
     activations[rng.random(activations.shape) < 0.8] = 0
-    weights = trajectories.group_bootstrap(np.arange(80), 100, rng)
+    weights = group_bootstrap(np.arange(80), 100, rng)
     shares = np.arange(1, 11) / 10
     counts = dict.fromkeys(range(4), 20)
     with matplotlib.rc_context(Typography().rc_settings()):
         match name:
             case "features":
-                table = trajectories.summary_statistics(activations, offsets, labels, weights)
-                figure = plotting_utils.summary_figure(FEATURES, table, counts)
+                table = summary_statistics(activations, offsets, labels, weights)
+                figure = summary_figure(FEATURES, table, counts)
             case "mean_trajectories":
-                curves = trajectories.mean_trajectories(activations, offsets, labels, weights)
-                figure = plotting_utils.mean_trajectory_figure(FEATURES, curves, counts)
+                curves = mean_trajectories(activations, offsets, labels, weights)
+                figure = mean_trajectory_figure(FEATURES, curves, counts)
             case "first_firing":
-                curves = trajectories.firing_curves(activations, offsets, labels, shares)
-                figure = plotting_utils.first_firing_figure(FEATURES, shares, curves, counts)
+                curves = firing_curves(activations, offsets, labels, shares)
+                figure = first_firing_figure(FEATURES, shares, curves, counts)
             case "early_detection":
                 tokens = np.array([f" t{i % 7}" for i in range(offsets[-1])])
                 every = np.ones(80, bool)
-                early = trajectories.early_detection(
+                early = early_detection(
                     activations, offsets, tokens, labels, np.arange(80), every, weights, shares, 0
                 )
-                figure = plotting_utils.early_detection_figure(FEATURES, early, counts)
+                figure = early_detection_figure(FEATURES, early)
             case "raster":
-                raster = trajectories.peak_aligned_raster(activations[:, 0], offsets, labels, reach=5)
-                figure = plotting_utils.raster_figure(FEATURES[0], raster, counts)
-        return plotting_utils.figure_bytes(figure, "png", DPI)
+                raster = peak_aligned_raster(activations[:, 0], offsets, labels, reach=5)
+                figure = raster_figure(FEATURES[0], raster, counts)
+        return figure_bytes(figure, "png", DPI)
 
 
 PICTURES = {
@@ -124,7 +139,7 @@ def test_a_reused_figure_draws_what_a_new_one_draws(kind):
             # And the same as matplotlib's own way of saving.
             new = SentenceFigure(FEATURES, SCALE, Typography(), style, 1)
             new.draw(seed, 3, "".join(tokens), tokens, activations)
-            saved = pixels(plotting_utils.figure_bytes(new.figure, "png", DPI))
+            saved = pixels(figure_bytes(new.figure, "png", DPI))
             assert np.sqrt(((pixels(content) - saved) ** 2).mean()) < 1
 
 
@@ -188,14 +203,14 @@ def test_token_texts_keep_word_starts_and_are_cut():
 
 
 def test_word_starts():
-    starts = plotting_utils.word_starts(np.array(["He", " dis", "honest", "ly", "▁lied", " ", "x", "."]))
+    starts = word_starts(np.array(["He", " dis", "honest", "ly", "▁lied", " ", "x", "."]))
     np.testing.assert_array_equal(starts, [1, 1, 0, 0, 1, 1, 1, 0])
 
 
 def test_wide_characters_take_two_columns():
-    assert plotting_utils.wrap("見" * 30, 20, 5) == "\n".join(["見" * 10] * 3)
+    assert wrap("見" * 30, 20, 5) == "\n".join(["見" * 10] * 3)
     assert Typography().token("見" * 30, 14) == "見" * 6 + "…"
-    assert plotting_utils.wrap("one two three four", 8, 2) == "one two\nthree…"
+    assert wrap("one two three four", 8, 2) == "one two\nthree…"
 
 
 def test_fonts_are_added_until_all_characters_are_covered(monkeypatch):
@@ -204,8 +219,8 @@ def test_fonts_are_added_until_all_characters_are_covered(monkeypatch):
             self.name = name
 
     covered = {"DejaVu Sans": "ab", "Some": "c", "Wide": "見謊c", "Useless": "", "Last Resort": "ע"}
-    monkeypatch.setattr(plotting_utils, "_codepoints", lambda name: frozenset(map(ord, covered[name])))
-    monkeypatch.setattr(plotting_utils.fontManager, "ttflist", [Font(name) for name in covered])
+    monkeypatch.setattr(typography_module, "_codepoints", lambda name: frozenset(map(ord, covered[name])))
+    monkeypatch.setattr(typography_module.fontManager, "ttflist", [Font(name) for name in covered])
     assert Typography.covering(["ab"]) == Typography(("DejaVu Sans",), frozenset())
     assert Typography.covering(["a見c"]) == Typography(("DejaVu Sans", "Wide"), frozenset())
     lacking = Typography.covering(["見", "謊 ע\n"])
@@ -214,7 +229,7 @@ def test_fonts_are_added_until_all_characters_are_covered(monkeypatch):
 
 
 def test_colours_markers_and_dashes_differ_for_seventy_features():
-    styles = {tuple(map(str, plotting_utils.feature_style(i).values())) for i in range(70)}
+    styles = {tuple(map(str, feature_style(i).values())) for i in range(70)}
     assert len(styles) == 70
 
 

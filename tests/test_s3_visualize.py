@@ -1,15 +1,27 @@
 """`visualize_activations.py` as a user runs it: what it writes, what it keeps, what it refuses."""
 
+import argparse
+import ast
+import errno
 import json
+import multiprocessing
+import re
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawing_inputs.drawn_run import load_run
+from drawings import sentence_drawing
+from drawings.sentence_style import SentenceStyle
+from drawings.typography import Typography
 from PIL import Image
 from test_s3_inputs import PLANTED, dense, write_run, write_s2_results
-from visualize_activations import main
+from twins_s3 import progress as progress_module
+from visualize_activations import build_parser, main
 
 QUICK = ["--dpi", "40", "--bootstrap", "100", "--jobs", "1"]
 
@@ -34,9 +46,9 @@ def s2_results(tmp_path_factory, feature_folder) -> Path:
 
 @pytest.fixture(scope="module")
 def plots(tmp_path_factory, feature_folder, s2_results) -> Path:
-    """24 of the 80 sentences, drawn by two processes."""
+    """24 of the 80 sentences, drawn by one process."""
     output = tmp_path_factory.mktemp("plots") / "plots"
-    more = ("--jobs", "2", "--save-data", "--max-sentences", "24")
+    more = ("--save-data", "--max-sentences", "24")
     assert main(arguments(feature_folder, s2_results, output, *more)) == 0
     return output
 
@@ -63,7 +75,7 @@ def test_overviews_and_nothing_half_written(plots):
         "summary_raster_01_layer_1_l0_8_feature_5.png",
         "summary_raster_02_layer_1_l0_16_feature_7.png",
     }
-    assert not list(plots.rglob("*.tmp"))
+    assert not list(plots.rglob("*.part"))
 
 
 def test_statistics_are_those_of_the_planted_feature(plots, feature_folder):
@@ -123,15 +135,14 @@ def test_run_json_says_what_was_drawn_from_what(plots):
     assert {"matplotlib", "numpy", "scipy"} <= set(run["libraries"])
 
 
+@pytest.mark.slow
 def test_one_process_and_two_write_the_same_bytes(plots, feature_folder, s2_results, tmp_path):
-    few = arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "4")
-    assert main(few) == 0
-    drawn, expected = files(tmp_path), files(plots)
-    assert sum(name.startswith("label_") for name in drawn) == 4
-    for name in drawn.keys() - {"trajectories.html"}:  # which holds fewer sentences
-        assert drawn[name] == expected[name], name
+    more = ("--jobs", "2", "--save-data", "--max-sentences", "24")
+    assert main(arguments(feature_folder, s2_results, tmp_path, *more)) == 0
+    assert files(tmp_path) == files(plots)
 
 
+@pytest.mark.slow
 def test_a_second_run_draws_only_what_is_missing(feature_folder, s2_results, tmp_path, capsys):
     command = arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "4")
     assert main(command) == 0
@@ -147,6 +158,7 @@ def test_a_second_run_draws_only_what_is_missing(feature_folder, s2_results, tmp
     assert lost.read_bytes() == before["label_1/sentence_000001.png"]
 
 
+@pytest.mark.slow
 def test_pictures_of_other_features_do_not_stay(feature_folder, s2_results, tmp_path, capsys):
     assert main(arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "8")) == 0
     before = files(tmp_path)
@@ -159,6 +171,7 @@ def test_pictures_of_other_features_do_not_stay(feature_folder, s2_results, tmp_
     assert [name for name in after if "raster" in name] == ["summary_raster_01_layer_0_l0_8_feature_3.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file_format", "kind", "magic"), [("pdf", "both", b"%PDF"), ("svg", "heatmap", b"<?xml")]
 )
@@ -203,6 +216,7 @@ def test_short_and_empty_rankings_are_said(feature_folder, tmp_path, capsys):
     assert "s2 ranked 2 features, fewer than --top-n 10" in out
 
 
+@pytest.mark.slow
 def test_odd_sentences_are_drawn(tmp_path, capsys):
     """One token, 300 tokens, a feature that never fires, texts that trip matplotlib up, one label missing."""
     sentences = [["x"], [f" w{i}" for i in range(300)], [" $a", "_", "\\b$", " 😀"], [" שקר", " كذب", "见"]]
@@ -230,12 +244,19 @@ def drop_column(path: Path, column: str) -> None:
 
 
 SPOILED = {
-    "no s1 folder": (lambda s1, s2: shutil.rmtree(s1), ["s1 not found", "run s1"]),
-    "no s2 folder": (lambda s1, s2: shutil.rmtree(s2), ["s2 not found", "run s2"]),
-    "no s1 run.json": (lambda s1, s2: (s1 / "run.json").unlink(), ["s1/run.json not found", "run s1"]),
-    "no s2 run.json": (lambda s1, s2: (s2 / "run.json").unlink(), ["s2/run.json not found", "run s2"]),
+    "no s1 folder": (lambda s1, s2: shutil.rmtree(s1), ["s1 is no folder", "written by s1"]),
+    "no s2 folder": (lambda s1, s2: shutil.rmtree(s2), ["s2/run.json does not exist", "run s2"]),
+    "no s1 run.json": (lambda s1, s2: (s1 / "run.json").unlink(), ["s1/run.json does not exist", "run s1"]),
+    "no s2 run.json": (lambda s1, s2: (s2 / "run.json").unlink(), ["s2/run.json does not exist", "run s2"]),
     "s1 run.json cut": (lambda s1, s2: (s1 / "run.json").write_text("{"), ["s1/run.json is not JSON"]),
-    "format": (lambda s1, s2: edit_json(s1 / "run.json", format_version=2), ["format_version 2, expected 1"]),
+    "s1 format": (
+        lambda s1, s2: edit_json(s1 / "run.json", format_version=2),
+        ["s1/run.json has format_version 2, expected 1", "run s1"],
+    ),
+    "s2 format": (
+        lambda s1, s2: edit_json(s2 / "run.json", format_version=2),
+        ["s2/run.json has format_version 2, expected 1", "run s2"],
+    ),
     "other input": (
         lambda s1, s2: edit_json(s1 / "run.json", input_sha256="f" * 64),
         ["computed from another run", "input_sha256", "f" * 64],
@@ -244,11 +265,14 @@ SPOILED = {
         lambda s1, s2: edit_json(s1 / "run.json", model="other"),
         ["computed from another run", "model is 'tiny-random' there and 'other' here"],
     ),
-    "no ranking": (lambda s1, s2: (s2 / "ranked_features.csv").unlink(), ["ranked_features.csv not found"]),
-    "no split": (lambda s1, s2: (s2 / "split.csv").unlink(), ["split.csv not found", "run s2"]),
+    "no ranking": (
+        lambda s1, s2: (s2 / "ranked_features.csv").unlink(),
+        ["ranked_features.csv is missing", "run s2"],
+    ),
+    "no split": (lambda s1, s2: (s2 / "split.csv").unlink(), ["split.csv is missing", "run s2"]),
     "no score": (
         lambda s1, s2: drop_column(s2 / "ranked_features.csv", "interpretability_score"),
-        ["ranked_features.csv lacks the column(s) interpretability_score"],
+        ["ranked_features.csv has no column interpretability_score", "run s2"],
     ),
     "both rankings empty": (
         lambda s1, s2: [
@@ -257,11 +281,14 @@ SPOILED = {
         ],
         ["are both empty", "--features"],
     ),
-    "no sentences": (lambda s1, s2: (s1 / "sentences.csv").unlink(), ["sentences.csv not found", "run s1"]),
-    "no group": (lambda s1, s2: drop_column(s1 / "sentences.csv", "group"), ["lacks the column(s) group"]),
+    "no sentences": (lambda s1, s2: (s1 / "sentences.csv").unlink(), ["sentences.csv is missing", "run s1"]),
+    "no group": (
+        lambda s1, s2: drop_column(s1 / "sentences.csv", "group"),
+        ["sentences.csv has no column group", "run s1"],
+    ),
     "sentences cut": (
         lambda s1, s2: pd.read_csv(s1 / "sentences.csv").head(9).to_csv(s1 / "sentences.csv", index=False),
-        ["tokens.npz has 80 sentences", "9 rows of sentences.csv"],
+        ["run.json names 80 sentences", "sentences.csv has 9, tokens.npz 80"],
     ),
     "tokens cut": (
         lambda s1, s2: (s1 / "tokens.npz").write_bytes((s1 / "tokens.npz").read_bytes()[:100]),
@@ -269,7 +296,7 @@ SPOILED = {
     ),
     "no activations": (
         lambda s1, s2: (s1 / "sae_activations/layer_1_l0_8.npz").unlink(),
-        ["layer_1_l0_8.npz not found", "run s1"],
+        ["layer_1_l0_8.npz is missing", "run s1"],
     ),
     "activations of another shape": (
         lambda s1, s2: shutil.copy(
@@ -277,7 +304,7 @@ SPOILED = {
             / "sae_activations/layer_0_l0_8.npz",
             s1 / "sae_activations/layer_1_l0_8.npz",
         ),
-        ["layer_1_l0_8.npz is 1 x 64, expected"],
+        ["layer_1_l0_8.npz has shape (1, 64), expected"],
     ),
 }
 
@@ -300,7 +327,7 @@ def test_spoiled_input_is_refused_in_one_line(name, feature_folder, tmp_path, ca
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--features", "9:9:1"], "no SAE of layer 9 with L0 9; it has (layer:l0) 0:8, 1:8, 1:16"),
+        (["--features", "9:9:1"], "no SAE at layer 9; it has layer 0 (L0 8), layer 1 (L0 8, 16)"),
         (
             ["--features", "1:8:64"],
             "feature 64 of layer 1, L0 8 does not exist: that SAE has the features 0 to 63",
@@ -336,3 +363,134 @@ def test_wrong_values_are_argparse_errors(more, feature_folder, s2_results, tmp_
         main(arguments(feature_folder, s2_results, tmp_path / "plots", *more))
     assert stop.value.code == 2
     assert f"argument {more[0]}" in capsys.readouterr().err
+
+
+def one_line_of_error(capsys) -> str:
+    captured = capsys.readouterr().err
+    assert captured.startswith("error: ")
+    assert captured.count("\n") == 1
+    return captured
+
+
+@pytest.mark.parametrize("place", ["plots", "plots/label_0", "plots/trajectories.html/x"])
+def test_what_stands_where_a_figure_belongs_is_named(place, feature_folder, s2_results, tmp_path, capsys):
+    blocking = tmp_path / place
+    blocking.parent.mkdir(parents=True, exist_ok=True)
+    blocking.write_bytes(b"kept")
+    command = arguments(feature_folder, s2_results, tmp_path / "plots", "--max-sentences", "1")
+    assert main(command) == 2
+    assert str(blocking if blocking.name != "x" else blocking.parent) in one_line_of_error(capsys)
+    assert blocking.read_bytes() == b"kept"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_leaves_no_record(feature_folder, s2_results, tmp_path, monkeypatch, capsys):
+    command = arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "4")
+    assert main(command) == 0
+    capsys.readouterr()
+    write_bytes = Path.write_bytes
+
+    def fill_up(path: Path, content: bytes) -> int:
+        if "sentence_000002" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    assert main([*command, "--scale", "raw"]) == 2
+    assert re.search(r"No space left on device: .*sentence_000002\.png", one_line_of_error(capsys))
+    assert not (tmp_path / "run.json").exists()
+    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.undo()
+    assert main([*command, "--scale", "raw"]) == 0  # goes on after the two that were drawn
+    assert "4 sentence figures (2 drawn now)" in capsys.readouterr().out
+    assert (tmp_path / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_said_and_its_work_is_taken_up(feature_folder, s2_results, tmp_path, capsys):
+    def kill_one():
+        while not multiprocessing.active_children():
+            time.sleep(0.02)
+        multiprocessing.active_children()[0].kill()
+
+    command = arguments(feature_folder, s2_results, tmp_path, "--jobs", "2")
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    assert main(command) == 2
+    killer.join()
+    assert "run again, with fewer --jobs" in one_line_of_error(capsys)
+    assert main([*command, "--jobs", "1"]) == 0
+    assert len(list(tmp_path.glob("label_?/*.png"))) == 80
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "2"])
+def test_a_spoiled_record_of_figures_is_named(content, feature_folder, tmp_path):
+    (tmp_path / "sentence_figures.json").write_text(content)
+    run = load_run(feature_folder, None, list(PLANTED), 2)
+    with pytest.raises(ValueError, match=r"sentence_figures\.json is not a JSON object .* delete it"):
+        sentence_drawing.rows_to_draw(run, np.arange(1), Typography(), SentenceStyle(), tmp_path)
+
+
+def test_labels_without_a_sentence_are_refused(feature_folder, s2_results, tmp_path, capsys):
+    s1 = shutil.copytree(feature_folder, tmp_path / "s1")
+    table = pd.read_csv(s1 / "sentences.csv")
+    table["concept_strength_label"] = table["concept_strength_label"] // 2 * 3
+    table.to_csv(s1 / "sentences.csv", index=False)
+    assert main(arguments(s1, s2_results, tmp_path / "plots", "--labels", "1,2")) == 2
+    assert "no sentence has the label 1 or 2; there are the labels 0, 3" in one_line_of_error(capsys)
+    assert not (tmp_path / "plots").exists()
+
+
+def test_a_log_file_gets_plain_lines(feature_folder, s2_results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "PLAIN_SECONDS", 0.02)
+    assert main(arguments(feature_folder, s2_results, tmp_path, "--max-sentences", "8")) == 0
+    log = capsys.readouterr().err
+    assert "\r" not in log
+    for work in ("statistics", "overviews", "sentences"):
+        assert re.search(rf"^{work}: \d of \d \w+ after 00:00$", log, flags=re.MULTILINE), log
+
+
+def test_help_names_each_default_once():
+    parser = build_parser()
+    formatter = parser.formatter_class("visualize_activations.py")
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        text = formatter._expand_help(action)
+        assert text.count("(default: ") <= 1, text
+        assert "None" not in text
+        if not isinstance(action.default, bool | None):
+            assert str(action.default) in text
+
+
+def stage_imports(path: Path, stage: Path) -> set[Path]:
+    """The stage's own modules that a module imports, directly or not, itself included."""
+    found, waiting = set(), [path]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                folder = module.parent if node.level else stage
+                named = folder.joinpath(*node.module.split(".")).with_suffix(".py")
+                waiting += [named] if named.exists() else []
+    return found
+
+
+def test_the_key_covers_all_code_that_draws_a_sentence(feature_folder, tmp_path, monkeypatch):
+    stage = sentence_drawing.STAGE
+    drawn_with = stage_imports(stage / "drawings/sentence_figure.py", stage)
+    own = stage / "drawings/sentence_drawing.py"
+    assert {stage / source for source in sentence_drawing.DRAWING_SOURCES} == drawn_with | {own}
+
+    run = load_run(feature_folder, None, list(PLANTED), 2)
+    monkeypatch.setattr(sentence_drawing, "STAGE", shutil.copytree(stage, tmp_path / "stage"))
+    keys = [sentence_drawing.drawing_key(run, Typography(), SentenceStyle())]
+    for source in sentence_drawing.DRAWING_SOURCES:
+        with (tmp_path / "stage" / source).open("a") as file:
+            file.write("# changed\n")
+        keys.append(sentence_drawing.drawing_key(run, Typography(), SentenceStyle()))
+    assert len(set(keys)) == 1 + len(sentence_drawing.DRAWING_SOURCES)

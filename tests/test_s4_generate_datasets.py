@@ -4,17 +4,23 @@ request.
 
 import argparse
 import json
+import os
+import re
 import shutil
+import time
+import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import generate_datasets
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from load_sentence_data import open_features
 from synthetic_features import SyntheticSae, write_feature_folder
-from utils import parse_label_pair, parse_layers, pool_tokens
+from twins_s4.feature_folder import open_feature_folder
+from twins_s4.sentence_pooling import pool_dense
+from utils import parse_label_pair
 
 N_SENTENCES = 80
 
@@ -71,18 +77,13 @@ def test_pooling_equals_a_loop_over_sentences(pool, by_hand):
     offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 7, 700))])  # more sentences than one chunk
     token_values = rng.normal(size=(offsets[-1], 5)).astype(np.float16)
     expected = [by_hand(token_values[a:b].astype(np.float64)) for a, b in pairwise(offsets)]
-    pooled = pool_tokens(token_values, offsets, pool)
+    pooled = pool_dense(token_values, offsets, pool)
     assert pooled.dtype == np.float32
     np.testing.assert_allclose(pooled, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_layer_lists():
-    assert parse_layers("0-3,12, 2") == [0, 1, 2, 3, 12]
-    assert parse_layers("all") is None
+def test_label_pairs():
     assert parse_label_pair("3,0") == (0, 3)
-    for text in ("3-1", "a", "1,,2", "-1"):
-        with pytest.raises(argparse.ArgumentTypeError):
-            parse_layers(text)
     for text in ("0", "0,0", "0,4", "0,1,2"):
         with pytest.raises(argparse.ArgumentTypeError):
             parse_label_pair(text)
@@ -92,7 +93,7 @@ def test_stacked_layers_lie_side_by_side(feature_folder, tmp_path, capsys):
     output = tmp_path / "new folder" / "stacked.npz"
     assert run(output, feature_folder, "--strategy", "hidden-to-concept", "--layers", "0,2") == 0
     written = load(output)
-    features = open_features(feature_folder)
+    features = open_feature_folder(feature_folder)
     d_model = int(written["d_model"])
     assert written["X"].shape == (N_SENTENCES, 2 * d_model)
     for k, layer in enumerate([0, 2]):
@@ -146,7 +147,7 @@ def test_binary_keeps_two_labels(feature_folder, tmp_path):
 
 
 def test_target_is_the_pooled_feature(feature_folder, tmp_path):
-    features = open_features(feature_folder)
+    features = open_feature_folder(feature_folder)
     acts = scipy.sparse.load_npz(feature_folder / "sae_activations/layer_1_l0_16.npz").toarray()[:, 7]  # [T]
     target = ("--target-layer", 1, "--target-l0", 16, "--target-feature", 7)
     for strategy, extra in (("embedding-to-feature", ()), ("hidden-to-feature", ("--input-layer", 0))):
@@ -187,7 +188,7 @@ def test_features_stand_in_rank_order(feature_folder, s2_results, tmp_path):
     output = tmp_path / "a.npz"
     arguments = ("--strategy", "features-to-concept", "--s2-results", s2_results, "--k", 3)
     assert run(output, feature_folder, *arguments) == 0
-    written, features = load(output), open_features(feature_folder)
+    written, features = load(output), open_feature_folder(feature_folder)
     for column, (layer, l0, feature_id) in enumerate([(1, 8, 5), (1, 16, 7), (0, 8, 3)]):
         acts = scipy.sparse.load_npz(feature_folder / f"sae_activations/layer_{layer}_l0_{l0}.npz").toarray()
         expected = np.maximum.reduceat(acts[:, feature_id], features.sentence_offsets[:-1])
@@ -213,6 +214,7 @@ def test_warnings_name_what_is_weak(tmp_path, capsys):
     arguments = ("--strategy", "features-to-concept", "--s2-results", everything, "--k", 2)
     assert run(tmp_path / "b.npz", folder, *arguments) == 0
     assert "held out no confirmation sentences" in capsys.readouterr().err
+    assert load(tmp_path / "b.npz")["metadata"]["inputs_selected_on"] == "all"
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,8 @@ def test_impossible_requests_name_the_choices(arguments, named, feature_folder, 
         ("--strategy hidden-to-feature --binary 0,3", "--binary belongs to"),
         ("--strategy hidden-to-feature --target-layer 1", "go together"),
         ("--strategy features-to-concept", "needs --s2-results"),
+        ("--strategy hidden-to-concept --layer 1 --k 4", "--k belongs to features-to-concept"),
+        ("--strategy features-to-concept --s2-results r --k 0", "'0' is not a whole number, 1 or more"),
         ("--strategy hidden-to-concept --layers 5-2", "runs backwards"),
         ("--strategy unknown", "invalid choice"),
     ],
@@ -298,6 +302,15 @@ def spoil_layer(folder):
     np.savez(folder / "hidden_states/layer_1.npz", hidden_states=hidden)
 
 
+def cut_layer(folder):
+    path = folder / "hidden_states/layer_1.npz"
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def rename_array(folder):
+    np.savez(folder / "hidden_states/layer_1.npz", states=tokens_of(folder, "hidden_states/layer_1.npz"))
+
+
 def lose_run(folder):
     (folder / "run.json").unlink()
 
@@ -308,7 +321,9 @@ def lose_run(folder):
         (remove_sentences, "sentences.csv is missing"),
         (change_format, "format_version 7, expected 1"),
         (drop_group, "no column group"),
-        (shorten_layer, "rows, tokens.npz has"),
+        (shorten_layer, "layer_1.npz has shape"),
+        (cut_layer, "layer_1.npz cannot be read"),
+        (rename_array, "layer_1.npz cannot be read"),
         (spoil_layer, "inputs of sentence_index 79 are not finite"),
         (lose_run, "run.json does not exist"),
     ],
@@ -328,7 +343,7 @@ def test_damaged_folders_are_refused(damage, named, feature_folder, tmp_path, ca
     ("changes", "named"),
     [
         ({"input_sha256": "f" * 64}, "input_sha256"),
-        ({"model": "other"}, "model 'other'"),
+        ({"model": "other"}, "model is 'other'"),
         ({"n_tokens": 1}, "n_tokens"),
     ],
 )
@@ -337,3 +352,102 @@ def test_foreign_s2_results_are_refused(changes, named, feature_folder, tmp_path
     arguments = ("--strategy", "features-to-concept", "--s2-results", foreign, "--k", 2)
     assert run(tmp_path / "a.npz", feature_folder, *arguments) == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_negative_control_of_stage_2_is_refused(feature_folder, s2_results, tmp_path, capsys):
+    control = shutil.copytree(s2_results, tmp_path / "control")
+    record = json.loads((control / "run.json").read_text(encoding="utf-8"))
+    (control / "run.json").write_text(json.dumps(record | {"labels_shuffled": True}), encoding="utf-8")
+    for strategy in ("features-to-concept", "hidden-to-feature"):
+        arguments = ("--strategy", strategy, "--s2-results", control)
+        assert run(tmp_path / "out" / "a.npz", feature_folder, *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {control} is a negative control, made with --shuffle-labels")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_default_k_is_recorded_where_it_is_used(feature_folder, tmp_path):
+    ranking = tuple((1, 8, feature_id) for feature_id in range(20))
+    results = write_s2_results(tmp_path / "r", feature_folder, ranking=ranking)
+    arguments = ("--strategy", "features-to-concept", "--s2-results", results)
+    assert run(tmp_path / "a.npz", feature_folder, *arguments) == 0
+    written = load(tmp_path / "a.npz")
+    assert written["X"].shape == (N_SENTENCES, 16)
+    assert written["metadata"]["arguments"]["k"] == 16
+
+
+def test_the_inputs_are_held_in_memory_once(tmp_path):
+    """A layer's tokens and NumPy's buffer of 16 MiB are a fraction of X, so a second X would show."""
+    folder = write_feature_folder(
+        tmp_path / "x_features", n_sentences=800, n_layers=40, d_model=512, sentence_lengths=(1, 1)
+    )
+    arguments = ("--strategy", "hidden-to-concept", "--layers", "all")
+    output = tmp_path / "a.npz"
+    tracemalloc.start()
+    try:
+        assert run(output, folder, *arguments) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.6 * load(output)["X"].nbytes
+
+
+def test_a_rewrite_stopped_in_between_leaves_no_record(feature_folder, tmp_path, monkeypatch):
+    """The record of one NPZ must not stand beside another."""
+    output = tmp_path / "a.npz"
+    arguments = ("--strategy", "hidden-to-concept", "--layer")
+    assert run(output, feature_folder, *arguments, 1) == 0
+    replace = os.replace
+
+    def stop_after_the_npz(source, target):
+        replace(source, target)
+        if Path(target) == output:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", stop_after_the_npz)
+    with pytest.raises(KeyboardInterrupt):
+        run(output, feature_folder, *arguments, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    assert load(output)["layers"].tolist() == [2]
+
+
+def test_other_datasets_of_the_folder_stay(feature_folder, tmp_path):
+    arguments = ("--strategy", "hidden-to-concept", "--layer", 1)
+    for name in ("a.npz", "b.npz"):
+        assert run(tmp_path / name, feature_folder, *arguments) == 0
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.npz", "a.run.json", "b.npz", "b.run.json"]
+
+
+def test_output_that_is_a_folder_or_below_a_file_is_one_line(feature_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    arguments = ("--strategy", "hidden-to-concept", "--layer", 1)
+    assert run(tmp_path, feature_folder, *arguments) == 2
+    assert "is a folder, expected an NPZ file" in capsys.readouterr().err
+    assert run(tmp_path / "file" / "a.npz", feature_folder, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(tmp_path / "file") in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_without_hidden_states_is_refused(feature_folder, tmp_path, capsys):
+    folder = shutil.copytree(feature_folder, tmp_path / "x_features")
+    shutil.rmtree(folder / "hidden_states")
+    assert run(tmp_path / "a.npz", folder, "--strategy", "hidden-to-concept", "--layers", "all") == 2
+    assert "has no layer at all; extracted layers: none" in capsys.readouterr().err
+
+
+def test_where_standard_error_is_no_terminal_progress_is_plain_lines(
+    feature_folder, tmp_path, capsys, monkeypatch
+):
+    def slow_pool(*arguments):
+        time.sleep(0.02)
+        return pool_dense(*arguments)
+
+    monkeypatch.setattr("load_sentence_data.pool_dense", slow_pool)
+    monkeypatch.setattr("twins_s4.progress.PLAIN_SECONDS", 0.001)
+    assert run(tmp_path / "a.npz", feature_folder, "--strategy", "hidden-to-concept", "--layers", "all") == 0
+    assert re.search(r"^pooling: \d of 3 layers after ", capsys.readouterr().err, flags=re.MULTILINE)

@@ -1,6 +1,7 @@
 """Stage 5 emergence: a planted layer is found, floors are respected, the statistics equal hand-made ones."""
 
 import json
+import shutil
 
 import emergence
 import generate_datasets
@@ -8,7 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from emergence_curves.emergence_landmarks import Curve, first_of_two, half_maximum_position
+from emergence_curves.emergence_study import complete_resamples
+from measures.grouped_rows import permute_by_group
+from models import kernel_logistic
 from synthetic_features import write_feature_folder
+from twins_s5.group_statistics import group_bootstrap
 
 QUICK = ["--folds", "4", "--repeats", "1", "--permutations", "4", "--bootstrap", "300"]
 
@@ -36,7 +42,7 @@ def stacked(folder, *, trait="planted", signal_from=2, n_layers=6, layers="all",
 
 
 def study(output, *arguments) -> dict:
-    assert emergence.main([*map(str, arguments), "--output", str(output), *QUICK]) == 0
+    assert emergence.main([*QUICK, *map(str, arguments), "--output", str(output)]) == 0
     return json.loads((output / "emergence.json").read_text(encoding="utf-8"))
 
 
@@ -114,12 +120,12 @@ def test_what_the_words_already_tell_is_no_emergence(tmp_path):
 
 def test_only_one_layer_above_the_floors_is_no_onset():
     clears = np.array([[0, 1, 0, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 0, 1]], bool)
-    assert emergence.first_of_two(clears).tolist() == [3, 0, 5]
+    assert first_of_two(clears).tolist() == [3, 0, 5]
 
 
 def test_half_maximum_by_hand():
     curves = np.array([[0.0, 0.2, 0.6, 0.4], [0.5, 0.6, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]])
-    positions = emergence.half_maximum_position(curves, np.array([0.2, 0.0, 0.3]))
+    positions = half_maximum_position(curves, np.array([0.2, 0.0, 0.3]))
     np.testing.assert_allclose(
         positions, [1.5, 0.0, np.nan]
     )  # (0.2 + 0.6) / 2 = 0.4 lies between 0.2 and 0.6
@@ -130,11 +136,12 @@ def test_band_has_the_width_of_the_largest_of_independent_normals():
     spread = np.array([0.5, 1.0, 2.0, 1.0, 3.0, 0.1])
     resampled = rng.normal(size=(40_000, 6)) * spread
     expected = scipy.stats.norm.ppf((1 + 0.95 ** (1 / 6)) / 2)  # P(all six |z| below c) = 0.95
-    np.testing.assert_allclose(
-        emergence.simultaneous_half_width(np.zeros(6), resampled), expected * spread, rtol=0.02
-    )
+    low, high = Curve(np.zeros(6), resampled).band()
+    np.testing.assert_allclose(high, expected * spread, rtol=0.02)
+    np.testing.assert_allclose(low, -high)
 
 
+@pytest.mark.slow
 def test_band_covers_whole_curves_at_the_nominal_rate():
     """Correlated accuracies of 8 layers on 150 groups of 2 rows, 250 worlds: nominal 0.95."""
     rng = np.random.default_rng(1)
@@ -144,29 +151,30 @@ def test_band_covers_whole_curves_at_the_nominal_rate():
     for _ in range(250):
         ease = rng.normal(size=150)[groups, None] + 0.7 * rng.normal(size=(300, 8))
         right = ease < np.sqrt(1 + 0.49) * scipy.stats.norm.ppf(truth)  # [n, layers]
-        weights = emergence.bootstrap_weights(groups, 300, rng)
+        weights = group_bootstrap(groups, 300, rng)
         value, resampled = right.mean(axis=0), weights @ right / weights.sum(axis=1, keepdims=True)
-        covered += (np.abs(value - truth) <= emergence.simultaneous_half_width(value, resampled)).all()
+        low, high = Curve(value, resampled).band()
+        covered += ((low <= truth) & (truth <= high)).all()
     assert 0.9 <= covered / 250 <= 0.98
 
 
 def test_shuffling_keeps_groups_together():
     groups = np.repeat(np.arange(30), [1, 2, 3] * 10)
     codes = groups % 4  # all rows of a group share their label
-    shuffled = emergence.permute_by_group(codes, groups, np.random.default_rng(0))
+    shuffled = permute_by_group(codes, groups, np.random.default_rng(0))
     assert sorted(shuffled) == sorted(codes)
     assert (shuffled != codes).mean() > 0.4
     assert all(len(set(shuffled[groups == group])) == 1 for group in range(30))
 
 
-def write_rungs(folder, dataset, **changes):
+def write_rungs(folder, dataset, version=1, **changes):
     """What emergence reads of a stage 2 result."""
     with np.load(dataset, allow_pickle=False) as file:
         source = json.loads(str(file["metadata"]))["source"]
     ran_on = {"input_sha256": source["input_sha256"], "model": source["model"]} | changes
     folder.mkdir()
     (folder / "run.json").write_text(
-        json.dumps({"format_version": 1, "features_run": ran_on}), encoding="utf-8"
+        json.dumps({"format_version": version, "features_run": ran_on}), encoding="utf-8"
     )
     rungs = [(1, 8, 0.7, 0.6, 0.8), (1, 16, 0.75, 0.6, 0.85), (4, 8, np.nan, np.nan, np.nan)]
     columns = ["layer", "average_l0", "confirm_auroc", "confirm_auroc_low", "confirm_auroc_high"]
@@ -201,17 +209,90 @@ def test_unsuitable_datasets_are_refused(planted, tmp_path, capsys):
     assert "has 40 groups; 30 folds need at least 60" in failure(capsys, first, *output, "--folds", 30)
     foreign = write_rungs(tmp_path / "foreign", second, model="other")
     assert "none of the datasets come from" in failure(capsys, first, *output, "--s2-results", foreign)
+    later = write_rungs(tmp_path / "later", first, version=2)
+    assert "run.json has format_version 2" in failure(capsys, first, *output, "--s2-results", later)
     own = write_rungs(tmp_path / "own", first)
     (own / "best_per_sae.csv").unlink()
     assert "best_per_sae.csv does not exist" in failure(capsys, first, *output, "--s2-results", own)
     assert not (tmp_path / "out").exists()
 
 
+def write_collinear(path, *, n=160, n_layers=3, width=48, noise=0.0):
+    """Every layer holds the four labels on four directions: as good as the labels themselves."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n, dtype=np.int64) % 4
+    layers = [np.eye(4)[labels] @ rng.normal(size=(4, width)) for _ in range(n_layers)]
+    X = np.hstack(layers) + noise * rng.normal(size=(n, n_layers * width))
+    metadata = {
+        "format_version": 1,
+        "strategy": "hidden-to-concept",
+        "task": "classification",
+        "trait": "perfect",
+        "source": {"input_sha256": "", "model": "synthetic"},
+    }
+    np.savez(
+        path,
+        X=X.astype(np.float32),
+        y=labels,
+        sentence_index=np.arange(n),
+        group=np.arange(n),
+        layers=np.arange(n_layers),
+        d_model=np.int64(width),
+        sentences=np.array([f"sentence {rng.integers(10**6)}" for _ in range(n)]),
+        part=np.full(n, ""),
+        metadata=np.array(json.dumps(metadata)),
+    )
+    return path
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_perfect_and_collinear_probe_has_its_onset(noise, tmp_path):
+    path = write_collinear(tmp_path / "a.npz", noise=noise)
+    figures = study(tmp_path / "out", path)["traits"]["perfect"]["probes"]
+    for probe in ("logistic", "ridge", "diffmeans"):
+        kappa = figures[probe]["kappa"]
+        if probe == "logistic":
+            assert kappa["value"] == kappa["band_low"] == kappa["band_high"] == [1.0] * 3
+            assert kappa["onset"] == 0
+        assert np.isfinite(np.array(kappa["band_low"], float)).all()
+
+
+def test_resamples_without_an_end_class_are_drawn_again(tmp_path):
+    """Six sentences a class: four resamples in a thousand lack a class, and have no AUROC for it."""
+    path = write_collinear(tmp_path / "a.npz", n=24, noise=1.0)
+    entry = study(tmp_path / "out", path, "--folds", 2, "--bootstrap", 3000)["traits"]["perfect"]
+    for probe in entry["probes"].values():
+        assert np.isfinite(np.array(probe["auroc"]["band_low"], float)).all()
+    codes, groups = np.arange(16) % 4, np.arange(16)
+    weights = complete_resamples(codes, groups, 1000, np.random.default_rng(0))
+    plain = group_bootstrap(groups, 1000, np.random.default_rng(0))
+    lacking = (plain @ np.eye(4)[codes] == 0).any(axis=1)
+    assert 10 < lacking.sum() < 100
+    assert (weights @ np.eye(4)[codes] > 0).all()
+    np.testing.assert_array_equal(weights[~lacking], plain[~lacking])
+
+
+def test_a_study_of_fewer_traits_leaves_no_old_figures(planted, tmp_path):
+    output, _, (first, _) = planted
+    shutil.copytree(output, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    study(tmp_path / "out", first)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"emergence.json", "emergence.csv", "early.png", "run.json", "notes.txt"}
+
+
+def test_a_probe_that_does_not_converge_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(kernel_logistic, "MAX_STEPS", 1)
+    study(tmp_path / "out", write_collinear(tmp_path / "a.npz", noise=1.0))
+    error = capsys.readouterr().err
+    assert error.count("warning: logistic regression did not converge: ") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--folds", "1"], "--folds is 1; at least 2"),
-        (["--logistic-c", "0"], "have to be positive"),
+        (["--folds", "1"], "'1' is not a whole number, 2 or more"),
+        (["--logistic-c", "0"], "'0' is not a number of at least 1e-06"),
         (["--probes", "svm"], "invalid choice"),
     ],
 )

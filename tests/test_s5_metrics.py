@@ -6,18 +6,16 @@ import scipy.stats
 import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrics import (
+from measures.metrics import (
     CLASSIFICATION,
     REGRESSION,
-    auroc,
-    bootstrap_weights,
     classification_metrics,
     confusion_counts,
-    percentile_interval,
     quadratic_kappa,
     regression_metrics,
     weighted_ranks,
 )
+from twins_s5.group_statistics import group_bootstrap, percentile_interval
 
 CLASSES = np.arange(4)
 
@@ -105,7 +103,8 @@ def test_what_has_no_value_is_nan():
     assert constant["kappa"][0] == pytest.approx(0)
     assert constant["auroc"][0] == pytest.approx(0.5)
     one_class = np.array([[1.0, 1.0, 0.0, 0.0]])
-    assert np.isnan(auroc(np.array([True, True, False, False]), np.arange(4.0), one_class)[0])
+    lacking = classification_metrics(CLASSES, CLASSES, np.full((4, 4), 0.25), CLASSES, one_class)
+    assert np.isnan(lacking["auroc"][0])
     assert np.isnan(regression_metrics(np.ones(3), np.arange(3.0))["r2"][0])
     assert np.isnan(percentile_interval(np.array([np.nan, np.nan]))[0])
 
@@ -117,14 +116,15 @@ def test_ranks_share_ties():
 
 def test_bootstrap_draws_whole_groups():
     groups = np.array([7, 7, 3, 9, 9, 9])
-    weights = bootstrap_weights(groups, 500, np.random.default_rng(0))
+    weights = group_bootstrap(groups, 500, np.random.default_rng(0))
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 3] == weights[:, 4]).all()
     assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()  # three groups drawn each time
     assert weights[:, 2].mean() == pytest.approx(1, abs=0.15)
-    np.testing.assert_array_equal(weights, bootstrap_weights(groups, 500, np.random.default_rng(0)))
+    np.testing.assert_array_equal(weights, group_bootstrap(groups, 500, np.random.default_rng(0)))
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_at_the_nominal_rate():
     """Accuracy of predictions whose errors are shared within groups of three: 400 worlds of 80 groups."""
     rng = np.random.default_rng(3)
@@ -135,7 +135,7 @@ def test_intervals_cover_the_truth_at_the_nominal_rate():
         right = np.where(rng.random(240) < 0.8, fate[groups], rng.random(240) < 0.5)  # true accuracy 0.5
         y_true = np.zeros(240, int)
         for unit, counter in ((groups, "group"), (np.arange(240), "row")):
-            weights = bootstrap_weights(unit, 300, rng)
+            weights = group_bootstrap(unit, 300, rng)
             resampled = weights @ (y_true == np.where(right, 0, 1)) / weights.sum(axis=1)
             low, high = percentile_interval(resampled)
             if counter == "group":

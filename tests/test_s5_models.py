@@ -2,23 +2,18 @@
 
 import numpy as np
 import pytest
-from emergence_probes import PROBES, KernelLogistic, Strengths, probe_split, standardised_products
-from experiment import load_model, save_model, sha256_of
-from models import (
-    DiffMeansClassifier,
-    DiffMeansRegressor,
-    MLPClassifier,
-    OrdinalLogistic,
-    build_pipeline,
-    fit_model,
-    grouped_folds,
-    models_for,
-    parameter_names,
-)
+from emergence_curves.layer_probes import PROBES, Strengths, probe_split, standardised_products
+from measures.grouped_rows import grouped_folds
+from models.estimators import DiffMeansClassifier, DiffMeansRegressor, MLPClassifier, OrdinalLogistic
+from models.fitting import fit_model
+from models.kernel_logistic import KernelLogistic
+from models.model_choice import Recipe, build_pipeline, models_for, parameter_names
+from models.model_files import load_model, save_model
 from scipy.optimize import approx_fprime
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
+from twins_s5.provenance import sha256_of
 
 
 def labelled(n=80, d=30, seed=0, signal=1.5):
@@ -29,6 +24,7 @@ def labelled(n=80, d=30, seed=0, signal=1.5):
     return X, y, np.arange(n) // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_every_model_learns_a_clear_signal_and_survives_the_disk(task, tmp_path):
     X, y, groups = labelled(n=140, d=12, signal=3.0)
@@ -36,18 +32,7 @@ def test_every_model_learns_a_clear_signal_and_survives_the_disk(task, tmp_path)
     for name in models_for(task):
         small = {"random_forest": {"n_estimators": 30}, "ridge": {"alpha": 1.0}}
         parameters = small.get(name, {"C": 1.0} if "C" in parameter_names(name, task) else {})
-        fitted = fit_model(
-            name,
-            task,
-            parameters,
-            {},
-            X[:100],
-            targets[:100],
-            strata=y[:100],
-            groups=groups[:100],
-            folds=3,
-            seed=0,
-        )
+        fitted = fit_model(Recipe(name, task, parameters, folds=3), X[:100], targets[:100], groups[:100])
         predicted = fitted.predict(X[100:])
         score = np.corrcoef(predicted, targets[100:])[0, 1]
         assert score > 0.6, f"{name}: {score}"
@@ -63,18 +48,7 @@ def test_every_model_learns_a_clear_signal_and_survives_the_disk(task, tmp_path)
 def test_scaler_statistics_are_those_of_the_training_part():
     X, y, groups = labelled()
     train = grouped_folds(y, groups, 5, 0)[0][0]
-    fitted = fit_model(
-        "logistic",
-        "classification",
-        {},
-        {},
-        X[train],
-        y[train],
-        strata=y[train],
-        groups=groups[train],
-        folds=3,
-        seed=0,
-    )
+    fitted = fit_model(Recipe("logistic", "classification"), X[train], y[train], groups[train])
     np.testing.assert_allclose(fitted["scale"].mean_, X[train].mean(axis=0))
     np.testing.assert_allclose(fitted["scale"].scale_, X[train].std(axis=0))
     products = standardised_products(X, train)
@@ -85,12 +59,8 @@ def test_scaler_statistics_are_those_of_the_training_part():
 @pytest.mark.parametrize("name", ["logistic", "ordinal", "linear_svm"])
 def test_reduction_to_the_span_does_not_change_the_fit(name):
     X, y, _ = labelled(n=60, d=200)
-    wide, plain = (
-        build_pipeline(name, "classification", {"C": 0.01}, select_k=None, wide=wide, seed=0).fit(
-            X[:40], y[:40]
-        )
-        for wide in (True, False)
-    )
+    recipe = Recipe(name, "classification", {"C": 0.01})
+    wide, plain = (build_pipeline(recipe, wide).fit(X[:40], y[:40]) for wide in (True, False))
     assert "span" in wide.named_steps
     outputs = [getattr(p, "predict_proba", getattr(p, "decision_function", None)) for p in (wide, plain)]
     np.testing.assert_allclose(outputs[0](X[40:]), outputs[1](X[40:]), atol=2e-3)

@@ -18,6 +18,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from twins_s1 import progress as progress_module
 from twins_s1.folder_lock import only_writer
+from twins_s3.feature_folder import read_table
 from twins_s5.atomic_files import replaced_together, write_atomically, write_json
 from twins_s5.group_statistics import group_bootstrap, simultaneous_band, weighted_auroc
 from twins_s5.option_types import layer_list, real_number, whole_number
@@ -153,3 +154,11 @@ def test_option_types(parse, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError):
             parse(text)
+
+
+@pytest.mark.parametrize("content", [b"", b'a,b\n"1', b"a,b\n1,2\n1,2,3\n", b"\xff\xfe"])
+def test_a_table_that_is_no_csv_is_named(tmp_path, content):
+    path = tmp_path / "split.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"split\.csv is no readable CSV .*run it again"):
+        read_table(path, "run it again")

@@ -30,15 +30,23 @@ class SaeSource:
 
     @classmethod
     def of(
-        cls, configurations: Configurations, release: str | None, revision: str | None, local_files_only: bool
+        cls,
+        configurations: Configurations,
+        release: str | None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        default_place: str | None = None,
     ) -> "SaeSource":
         """Return the source that `--sae-release` names, or where that is None, the configurations.
+
+        default_place: where the SAEs lie if only the configurations name them.
 
         Raises:
             ValueError: neither says.
         """
         uses_sae_lens = configurations.uses_sae_lens
-        place = release or (configurations.release if uses_sae_lens else configurations.repo_id)
+        named = configurations.release if uses_sae_lens else configurations.repo_id
+        place = release or default_place or named
         if place is None:
             raise ValueError(
                 f"{configurations.file} names no repo_id: say where its SAEs lie with --sae-release"

@@ -15,8 +15,11 @@ from twins_s1.provenance import plain_arguments
 
 STAGE = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = "google/gemma-2-2b"
-CONFIGURATIONS = {DEFAULT_MODEL: STAGE / "gemma_scope_16k_configurations.json"}
 DEMO = STAGE / "demo"
+CONFIGURATIONS = {
+    DEFAULT_MODEL: STAGE / "gemma_scope_16k_configurations.json",
+    DEMO_MODEL_ID: DEMO / "demo_configurations.json",
+}
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -119,21 +122,23 @@ class Sources:
 
 def read_sources(args: argparse.Namespace, local_rank: int = 0) -> Sources:
     """Return where model and SAEs come from, and how they are computed with; errors as `make_plan`."""
-    model, config, release = args.model, args.config, args.sae_release
-    name = model
-    if args.demo:
-        model, name = str(demo_model_folder()), DEMO_MODEL_ID
-        config, release = config or DEMO / "demo_configurations.json", release or str(DEMO)
-    config = config or CONFIGURATIONS.get(model)
+    place, name = (str(demo_model_folder()), DEMO_MODEL_ID) if args.demo else (args.model, args.model)
+    config = args.config or CONFIGURATIONS.get(name)
     if config is None:
         raise ValueError(
-            f"no SAE configurations belong to {model}: name a file with --config "
+            f"no SAE configurations belong to {name}: name a file with --config "
             "(build_configurations.py writes one)"
         )
     configurations = read_configurations(config)
-    saes = SaeSource.of(configurations, release, args.sae_revision, args.local_files_only)
+    saes = SaeSource.of(
+        configurations,
+        args.sae_release,
+        args.sae_revision,
+        args.local_files_only,
+        default_place=str(DEMO) if args.demo else None,
+    )
     compute = ComputeOptions(
         args.device, args.dtype, args.allow_tf32, args.batch_tokens, args.chunk_tokens, local_rank
     )
-    model_source = ModelSource(model, name, args.revision, args.local_files_only)
+    model_source = ModelSource(place, name, args.revision, args.local_files_only)
     return Sources(model_source, configurations, saes, compute)

@@ -57,6 +57,14 @@ def required_file(folder: Path, name: str, remedy: str) -> Path:
     return path
 
 
+def read_table(path: Path, remedy: str, **options) -> pd.DataFrame:
+    """Read a CSV with pandas; ValueError with the file's name and `remedy` where it is none."""
+    try:
+        return pd.read_csv(path, **options)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no readable CSV ({str(error).strip()}); {remedy}") from None
+
+
 def open_feature_folder(folder: Path) -> FeatureFolder:
     """Open a feature folder of s1.
 
@@ -94,7 +102,7 @@ def open_feature_folder(folder: Path) -> FeatureFolder:
 def read_sentences(folder: Path) -> pd.DataFrame:
     """Read and check sentences.csv; a sentence such as "None" stays text."""
     path = required_file(folder, "sentences.csv", EXTRACT)
-    table = pd.read_csv(path, dtype={"sentence": str}, keep_default_na=False)
+    table = read_table(path, EXTRACT, dtype={"sentence": str}, keep_default_na=False)
     expected = ("sentence_index", "sentence", "concept_strength_label", "group")
     missing = [column for column in expected if column not in table]
     if missing:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .feature_folder import FeatureFolder, read_run, required_file
+from .feature_folder import FeatureFolder, read_run, read_table, required_file
 
 ANALYZE = "run s2_find_top_features/analyze_features.py on that feature folder"
 IDENTIFYING = ("layer", "average_l0", "feature_id")
@@ -45,7 +45,7 @@ def open_rankings(folder: Path, features: FeatureFolder) -> RankingFolder:
 def read_split(folder: Path, n_sentences: int) -> np.ndarray:
     """The part of each sentence, [n_sentences] str, from split.csv."""
     path = required_file(folder, "split.csv", ANALYZE)
-    split = pd.read_csv(path, keep_default_na=False)
+    split = read_table(path, ANALYZE, keep_default_na=False)
     missing = [column for column in ("sentence_index", "part") if column not in split]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]}; {ANALYZE}")
@@ -61,7 +61,7 @@ def read_split(folder: Path, n_sentences: int) -> np.ndarray:
 def read_ranking(folder: Path, name: str) -> pd.DataFrame:
     """Read `ranked_features.csv`, `discovery_ranking.csv` or `best_per_sae.csv`, in the order of the file."""
     path = required_file(folder, name, ANALYZE)
-    table = pd.read_csv(path)
+    table = read_table(path, ANALYZE)
     missing = [column for column in IDENTIFYING if column not in table]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]}; {ANALYZE}")

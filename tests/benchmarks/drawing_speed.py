@@ -14,8 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "s3_feature_activation_graphs")]
 
-import visualize_activations as stage  # noqa: E402
-from plotting_utils import Typography  # noqa: E402
+from drawing_inputs.drawn_run import load_run  # noqa: E402
+from drawings.sentence_drawing import SentencePainter  # noqa: E402
+from drawings.sentence_style import SentenceStyle  # noqa: E402
+from drawings.typography import Typography  # noqa: E402
 from synthetic_features import SyntheticSae, write_feature_folder  # noqa: E402
 
 
@@ -40,12 +42,10 @@ def main(argv: list[str] | None = None) -> int:
             saes=(SyntheticSae(1, 8),),
             sentence_lengths=(options.tokens, options.tokens),
         )
-        names = ",".join(f"1:8:{i}" for i in range(options.features))
+        run = load_run(s1, None, [(1, 8, i) for i in range(options.features)], options.features)
+        typography = Typography.covering(run.s1.sentences["sentence"])
         for kind in ("lines", "heatmap", "both"):
-            args = stage.parse_args(["--s1-data", str(s1), "--features", names, "--kind", kind])
-            run = stage.load_run(args)
-            style = stage.sentence_style(args)
-            painter = stage.SentencePainter(run, Typography.covering(run.sentences.text), style, Path(folder))
+            painter = SentencePainter(run, typography, SentenceStyle(kind=kind), Path(folder))
             painter(0)  # builds the figure
             memory = peak_memory()
             wall, processor = time.perf_counter(), time.process_time()

@@ -27,6 +27,7 @@ def write_stacked(path: Path, n: int, n_layers: int, d_model: int) -> None:
         X[:, layer * d_model : layer * d_model + 200] += 0.3 * labels[:, None]
     words = np.array([f"w{i}" for i in range(3000)])
     metadata = {
+        "format_version": 1,
         "strategy": "hidden-to-concept",
         "task": "classification",
         "trait": "synthetic",

@@ -28,16 +28,18 @@ STAGE = Path(__file__).resolve().parents[2] / "s2_find_top_features"
 sys.path.insert(0, str(STAGE))
 
 from analyze_features import parse_args  # noqa: E402
-from feature_metrics import (  # noqa: E402
+from feature_ranking.analysis_input import open_analysis_input  # noqa: E402
+from feature_ranking.ranking_options import RankingOptions  # noqa: E402
+from feature_ranking.sae_scan import scan_sae  # noqa: E402
+from feature_statistics.feature_metrics import (  # noqa: E402
     feature_statistics,
-    pool_tokens,
     sort_activations,
     standardised_ranks,
     unit_ranks,
 )
-from feature_ranking import scan_sae  # noqa: E402
-from feature_run import load_activations, open_feature_run  # noqa: E402
-from significance import permuted_labels  # noqa: E402
+from feature_statistics.permutation_test import permuted_labels  # noqa: E402
+from twins_s2.feature_folder import read_sae_activations  # noqa: E402
+from twins_s2.sentence_pooling import pool_sparse  # noqa: E402
 
 N_SAES, D_SAE, TOKENS_PER_SENTENCE = 135, 16_384, 22
 L0_RUNGS = (20, 39, 73, 150, 313)  # per layer
@@ -82,6 +84,7 @@ def write_run(folder: Path, saes: Iterable[int], n_sentences: int) -> None:
     run = {
         "format_version": 1,
         "model": "synthetic",
+        "d_model": 2304,
         "n_sentences": n_sentences,
         "n_tokens": n_tokens,
         "saes": entries,
@@ -117,18 +120,18 @@ def in_threads(function, entries: list[dict], jobs: int) -> np.ndarray:
 
 def compare(folder: Path, args: argparse.Namespace) -> None:
     write_run(folder, range(args.saes), args.sentences)
-    run = open_feature_run(folder)
+    run = open_analysis_input(folder)
     entries = run.run["saes"]
     scale = N_SAES / args.saes
     n_all = N_SAES * D_SAE
     labels = run.labels
 
-    read = in_threads(lambda entry: load_activations(run, entry).nnz, entries, args.jobs)
+    read = in_threads(lambda entry: read_sae_activations(run, entry).nnz, entries, args.jobs)
 
     # The loop, on a sample of the features of one SAE per L0.
     loop, n_sampled = np.zeros(2), 0
     for entry in entries[: len(L0_RUNGS)]:
-        pooled = pool_tokens(load_activations(run, entry).tocsc(), run.sentence_offsets, "max")
+        pooled = pool_sparse(read_sae_activations(run, entry).tocsc(), run.sentence_offsets, "max")
         firing = np.flatnonzero(np.diff(pooled.indptr) >= 10)
         columns = np.random.default_rng(0).choice(firing, args.sample, replace=False)
         dense = pooled[:, columns].toarray()
@@ -137,7 +140,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     loop *= n_all / n_sampled
 
     def statistics(entry: dict) -> int:
-        pooled = pool_tokens(load_activations(run, entry).tocsc(), run.sentence_offsets, "max")
+        pooled = pool_sparse(read_sae_activations(run, entry).tocsc(), run.sentence_offsets, "max")
         pooled = pooled[:, np.flatnonzero(np.diff(pooled.indptr) >= 10)]
         activations = sort_activations(pooled)
         return len(feature_statistics(activations, standardised_ranks(activations), labels))
@@ -177,18 +180,18 @@ def scipy_loop(column: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 def grow(folder: Path, args: argparse.Namespace) -> None:
     """CPU time of scan_sae without reading, for the SAE of the middle L0, the best of --repeats."""
     print("sentences   nonzeros   CPU s   ns per nonzero")
-    options = parse_args(["--input", str(folder), "--output", str(folder)])
+    options = RankingOptions.from_arguments(parse_args(["--input", str(folder), "--output", str(folder)]))
     for n_sentences in (100, 1000, 10_000):
         write_run(folder / str(n_sentences), [len(L0_RUNGS) // 2], n_sentences)
-        run = open_feature_run(folder / str(n_sentences))
+        run = open_analysis_input(folder / str(n_sentences))
         (entry,) = run.run["saes"]
         is_discovery = np.arange(n_sentences) % 16 < 12  # a quarter of each label held out
         ranks = unit_ranks(run.labels[is_discovery]).astype(np.float32)
         permuted = permuted_labels(ranks, run.groups[is_discovery], 1000, np.random.default_rng(0))
         permuted_ranks = np.ascontiguousarray(permuted.T)
-        n_nonzero = load_activations(run, entry).nnz
+        n_nonzero = read_sae_activations(run, entry).nnz
         scan = (run, entry, is_discovery, permuted_ranks, options)
-        reading = min(timed(load_activations, run, entry)[0][1] for _ in range(args.repeats))
+        reading = min(timed(read_sae_activations, run, entry)[0][1] for _ in range(args.repeats))
         seconds = min(timed(scan_sae, *scan)[0][1] for _ in range(args.repeats)) - reading
         print(f"{n_sentences:9,} {n_nonzero:10,} {seconds:7.2f} {seconds / n_nonzero * 1e9:10.0f}")
 

@@ -1,0 +1,69 @@
+"""Builds `trajectories.html`: the sentences with their tokens shaded by a feature, in one file."""
+
+import json
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from drawing_inputs.drawn_run import DrawnRun
+from drawing_inputs.feature import Feature
+from plotting_utils import LABEL_NAMES, feature_style
+
+TEMPLATE = Path(__file__).with_name("trajectories_template.html")
+
+
+def build_page(run: DrawnRun, rows: np.ndarray) -> str:
+    """Return the HTML of a page that shows the sentences `rows`, in order."""
+    data = json.dumps(page_data(run, rows), ensure_ascii=False, separators=(",", ":"))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        model=run.s1.run["model"],
+        features=run.features,
+        n_sentences=len(rows),
+        labels=list(enumerate(LABEL_NAMES)),
+        # Inside a script element only "<" could end it: a token may well be "</script>".
+        data=jinja2.utils.markupsafe.Markup(data.replace("<", "\\u003c")),
+    )
+
+
+def page_data(run: DrawnRun, rows: np.ndarray) -> dict:
+    """What the page shows, ready for JSON; `largest` of a feature is over the whole run.
+
+    So a shade means the same whatever part of the run is shown.
+    """
+    tokens = np.concatenate([np.arange(len(run.s1.tokens))[run.tokens_of(row)] for row in rows])
+    return {
+        "features": [
+            feature_entry(i, feature, column[tokens], column.max())
+            for i, (feature, column) in enumerate(zip(run.features, run.activations.T))
+        ],
+        "sentences": [sentence_entry(run, row) for row in rows.tolist()],
+    }
+
+
+def feature_entry(i: int, feature: Feature, values: np.ndarray, largest: float) -> dict:
+    """`values` [n_tokens of the page], of which those are listed that are not 0."""
+    at = np.flatnonzero(values)
+    return {
+        "name": feature.name,
+        "key": feature.short_name,
+        "score": feature.score,
+        "url": feature.neuronpedia_url,
+        "largest": rounded(largest),
+        "colour": feature_style(i)["color"],
+        "at": at.tolist(),
+        "values": [rounded(value) for value in values[at]],
+    }
+
+
+def sentence_entry(run: DrawnRun, row: int) -> dict:
+    return {
+        "index": row,
+        "label": int(run.s1.labels[row]),
+        "tokens": run.s1.tokens[run.tokens_of(row)].tolist(),
+    }
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.4g}")

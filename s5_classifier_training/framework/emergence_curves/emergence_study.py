@@ -1,0 +1,237 @@
+"""One trait's study: the same probes on every layer, in the same folds as what the text alone tells."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from emergence_curves.emergence_landmarks import LEVEL, Curve, Landmarks, landmarks
+from emergence_curves.layer_probes import Strengths, probe_split
+from experiments.experiment_dataset import Dataset, load_dataset
+from measures.grouped_rows import Folds, grouped_folds, permute_by_group
+from measures.metrics import accuracy, confusion_counts, quadratic_kappa
+from models.text_baselines import length_prediction, tfidf_prediction
+from twins_s5.group_statistics import group_bootstrap, weighted_auroc
+from twins_s5.progress import progress
+
+METRICS = ("kappa", "accuracy", "auroc")
+FLOORS = ("majority", "length", "tfidf")
+PENALTY_FOLDS = 3  # in which the TF-IDF floor chooses its penalty
+STACK = "run s4_classifier_data_prep/generate_datasets.py --strategy hidden-to-concept --layers all"
+
+
+@dataclass(frozen=True)
+class StudyDesign:
+    """What is done to every trait alike."""
+
+    probes: tuple[str, ...]
+    folds: int
+    repeats: int
+    bootstrap: int
+    permutations: int
+    seed: int
+    strengths: Strengths
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Out-of-fold codes and scores, each [n, R], of one probe or floor in R repeats."""
+
+    codes: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def unfilled(cls, n: int, n_repeats: int) -> "Readout":
+        return cls(np.full((n, n_repeats), -1), np.full((n, n_repeats), np.nan))
+
+
+@dataclass(frozen=True)
+class ProbeCurve:
+    """One probe's metric by layer, the same under shuffled labels, and its landmarks."""
+
+    curve: Curve
+    shuffled: np.ndarray  # [P, N]
+    landmarks: Landmarks
+
+    @property
+    def shuffled_upper(self) -> float:
+        return upper_of_null(self.shuffled)
+
+
+@dataclass(frozen=True)
+class TraitStudy:
+    """Everything measured about one trait."""
+
+    dataset: Dataset
+    floors: dict[tuple[str, str], Curve]  # (floor, metric)
+    probes: dict[tuple[str, str], ProbeCurve]  # (probe, metric)
+
+
+def load_stacked(path: Path, folds: int) -> Dataset:
+    """A classification dataset with at least two stacked layers and enough groups in each class."""
+    dataset = load_dataset(path)
+    if dataset.task != "classification" or len(dataset.layers) < 2:
+        raise ValueError(
+            f"{path} holds {dataset.metadata['strategy']} with {len(dataset.layers)} layers; {STACK}"
+        )
+    if dataset.X.shape[1] != len(dataset.layers) * dataset.d_model:
+        raise ValueError(f"{path}: {dataset.X.shape[1]} inputs are not {len(dataset.layers)} layers; {STACK}")
+    needed = 2 * max(folds, PENALTY_FOLDS)
+    for label in dataset.classes:
+        n_groups = len(np.unique(dataset.groups[dataset.y == label]))
+        if n_groups < needed:
+            raise ValueError(
+                f"{path}: class {label} has {n_groups} groups; {folds} folds need at least {needed}"
+            )
+    return dataset
+
+
+def study_trait(dataset: Dataset, design: StudyDesign) -> TraitStudy:
+    """Fit every probe to every layer, and set the curves against floors and shuffled labels."""
+    codes = np.unique(dataset.y, return_inverse=True)[1]  # [n]
+    groups, seed = dataset.groups, design.seed
+    repeats = [grouped_folds(codes, groups, design.folds, seed + r) for r in range(design.repeats)]
+    rng = np.random.default_rng([seed, 1])
+    shuffled = np.stack([permute_by_group(codes, groups, rng) for _ in range(design.permutations)], axis=1)
+    by_layer = read_layers(dataset, codes, shuffled, repeats, design)
+    floor_readouts = read_floors(dataset, codes, repeats, seed)
+    # Another stream than the folds', and one per trait, so that resamples of two traits are independent.
+    rng = np.random.default_rng([seed, 2, int(dataset.sha256[:8], 16)])
+    weights = complete_resamples(codes, groups, design.bootstrap, rng)
+
+    floors = {
+        (name, metric): curve_of(metric, codes, [readout], weights)
+        for metric in METRICS
+        for name, readout in floor_readouts.items()
+    }
+    probes = {}
+    for metric in METRICS:
+        for probe in design.probes:
+            curve = curve_of(metric, codes, [layer[probe][0] for layer in by_layer], weights)
+            null = null_curves(metric, shuffled, [layer[probe][1] for layer in by_layer])
+            bars = [floors[name, metric] for name in FLOORS]
+            marks = landmarks(dataset.layers, curve, bars, upper_of_null(null))
+            probes[probe, metric] = ProbeCurve(curve, null, marks)
+    return TraitStudy(dataset, floors, probes)
+
+
+def read_layers(
+    dataset: Dataset, codes: np.ndarray, shuffled: np.ndarray, repeats: list[Folds], design: StudyDesign
+) -> list[dict[str, tuple[Readout, Readout]]]:
+    """`read_layer` for every layer, `design.jobs` at a time."""
+    positions = range(len(dataset.layers))
+
+    def read(position: int) -> dict[str, tuple[Readout, Readout]]:
+        X = dataset.layer_inputs(position)
+        return read_layer(X, codes, shuffled, repeats, design.probes, design.strengths)
+
+    by_layer = []
+    with (
+        ThreadPoolExecutor(design.jobs) as pool,  # the work is in BLAS, which leaves Python's lock
+        progress(total=len(positions), unit="layer", description=dataset.trait) as bar,
+    ):
+        for layer in pool.map(read, positions):
+            by_layer.append(layer)
+            bar.update()
+    return by_layer
+
+
+def read_layer(
+    X: np.ndarray,
+    codes: np.ndarray,
+    shuffled: np.ndarray,
+    repeats: list[Folds],
+    probes: tuple[str, ...],
+    strengths: Strengths,
+) -> dict[str, tuple[Readout, Readout]]:
+    """Each probe's out-of-fold readout of one layer, X [n, d]: of `codes` [n] in every repeat, and of the
+    `shuffled` codes [n, P], one column each, in the folds of the first repeat.
+    """
+    n, n_shuffled = shuffled.shape
+    readouts = {
+        probe: (Readout.unfilled(n, len(repeats)), Readout.unfilled(n, n_shuffled)) for probe in probes
+    }
+    for repeat, folds in enumerate(repeats):
+        labels = np.column_stack([codes, shuffled]) if repeat == 0 else codes[:, None]  # [n, 1 + P] or [n, 1]
+        for train, test in folds:
+            for probe, (found, scores) in probe_split(X, labels, train, test, probes, strengths).items():
+                own, null = readouts[probe]
+                own.codes[test, repeat], own.scores[test, repeat] = found[:, 0], scores[:, 0]
+                if repeat == 0:
+                    null.codes[test], null.scores[test] = found[:, 1:], scores[:, 1:]
+    return readouts
+
+
+def read_floors(dataset: Dataset, codes: np.ndarray, repeats: list[Folds], seed: int) -> dict[str, Readout]:
+    """Out-of-fold readouts of the commonest class, of sentence length, and of words."""
+    n, task, sentences = len(codes), "classification", dataset.sentences
+    common = np.full((n, len(repeats)), np.bincount(codes).argmax())
+    length, tfidf = Readout.unfilled(n, len(repeats)), Readout.unfilled(n, len(repeats))
+    n_fits = sum(map(len, repeats))
+    with progress(total=n_fits, unit="fold", description=f"{dataset.trait}, text alone") as bar:
+        for repeat, folds in enumerate(repeats):
+            for train, test in folds:
+                inner = grouped_folds(codes[train], dataset.groups[train], PENALTY_FOLDS, seed)
+                for readout, predicted in (
+                    (length, length_prediction(task, sentences, codes, train, test)),
+                    (tfidf, tfidf_prediction(task, sentences, codes, train, test, inner)),
+                ):
+                    readout.codes[test, repeat] = predicted.label
+                    expected = predicted.probabilities @ np.arange(predicted.probabilities.shape[1])
+                    readout.scores[test, repeat] = expected
+                bar.update()
+    return {"majority": Readout(common, np.zeros(common.shape)), "length": length, "tfidf": tfidf}
+
+
+def complete_resamples(
+    codes: np.ndarray, groups: np.ndarray, n_resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Group resamples [B, n] in which every class occurs: one that lacks a class is drawn again."""
+    weights = group_bootstrap(groups, n_resamples, rng)
+    onehot = np.eye(int(codes.max()) + 1)[codes]  # [n, K]
+    while (lacking := (weights @ onehot == 0).any(axis=1)).any():
+        weights[lacking] = group_bootstrap(groups, int(lacking.sum()), rng)
+    return weights
+
+
+def curve_of(metric: str, codes: np.ndarray, readouts: list[Readout], weights: np.ndarray) -> Curve:
+    """The metric of each readout, plain and under each row of weights."""
+    once = np.ones((1, len(codes)))
+    return Curve(
+        np.array([resampled_metric(metric, codes, readout, once)[0] for readout in readouts]),
+        np.stack([resampled_metric(metric, codes, readout, weights) for readout in readouts], axis=1),
+    )
+
+
+def null_curves(metric: str, shuffled: np.ndarray, readouts: list[Readout]) -> np.ndarray:
+    """The metric by layer for each of the shuffled label sets [n, P], [P, N]."""
+    once = np.ones((1, len(shuffled)))
+    curves = np.empty((shuffled.shape[1], len(readouts)))
+    for p, position in np.ndindex(curves.shape):
+        readout = readouts[position]
+        column = Readout(readout.codes[:, [p]], readout.scores[:, [p]])
+        curves[p, position] = resampled_metric(metric, shuffled[:, p], column, once)[0]
+    return curves
+
+
+def upper_of_null(shuffled: np.ndarray) -> float:
+    """What the largest value over the layers exceeds in no more than 5 % of the shuffled label sets."""
+    return float(np.quantile(shuffled.max(axis=1), LEVEL, method="higher"))
+
+
+def resampled_metric(metric: str, codes: np.ndarray, readout: Readout, weights: np.ndarray) -> np.ndarray:
+    """A metric under each row of weights, [B], averaged over the repeats.
+
+    `auroc` sets the top class against the bottom class and leaves the others out.
+    """
+    n_classes = int(codes.max()) + 1
+    by_repeat = []
+    for found, scores in zip(readout.codes.T, readout.scores.T):
+        if metric == "auroc":
+            ends = (codes == 0) | (codes == n_classes - 1)
+            by_repeat.append(weighted_auroc(scores[ends], codes[ends] > 0, weights[:, ends]))
+        else:
+            confusion = confusion_counts(codes, found, n_classes, weights)
+            by_repeat.append(accuracy(confusion) if metric == "accuracy" else quadratic_kappa(confusion))
+    return np.mean(by_repeat, axis=0)
