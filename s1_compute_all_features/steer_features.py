@@ -1,41 +1,19 @@
 """Steer the model along a few features, and measure whether it moves towards the trait, beside nulls.
 
 Adds α times a feature's largest activation times its decoder row after the feature's layer, and measures how
-the likelihood of held-out sentences changes by label, what neutral text loses, and what the model then writes.
+the likelihood of held-out sentences changes by label, what neutral text loses, and what the model then
+writes.
 """
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
-from extraction.device_memory import named_memory_failure
-from extraction.run_options import Sources, add_compute_options, add_source_options, read_sources
-from finite_steering.continuations import OPENINGS, Writing
-from finite_steering.finalists import FeaturePlace, read_finalists, require_in_folder
-from finite_steering.measured_sentences import choose_sentences, confirmation_rows
-from finite_steering.measured_text import MeasuredText, folder_tokens, neutral_files, neutral_sentences
-from finite_steering.steering_files import FORMAT_VERSION, opened_for_steering, write_tables
-from finite_steering.steering_run import Steering, SteeringOptions, drop_scratch, steer_all
+from extraction.run_options import add_compute_options, add_source_options
+from finite_steering.steering_plan import ALPHAS, alpha_list, make_steering_plan
+from finite_steering.steering_run import run_steering
 from hub.failures import network_forbidden
-from language_model.tokens import tokenize
-from twins_s1.atomic_files import write_json
-from twins_s1.feature_folder import FeatureFolder, open_feature_folder
 from twins_s1.option_types import natural_int, positive_int
-from twins_s1.provenance import library_versions, plain_arguments, sha256_of
-
-ALPHAS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
-
-
-def alpha_list(text: str) -> tuple[float, ...]:
-    """Parse `-1,-0.5,1`; -1 and 1, from which slopes are taken, are always among the doses."""
-    try:
-        alphas = {float(part) for part in text.split(",")}
-    except ValueError:
-        alphas = {0.0}
-    if 0 in alphas or not all(abs(alpha) < 100 for alpha in alphas):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of doses other than 0, such as -1,-0.5,1")
-    return tuple(sorted(alphas | {-1.0, 1.0}))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,122 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def require_same_model(sources: Sources, folder: FeatureFolder) -> None:
-    """Raise ValueError if the folder was made with another model."""
-    if folder.run["model"] != sources.model.name:
-        raise ValueError(
-            f"{folder.folder} was made with {folder.run['model']}, this run has {sources.model.name}: "
-            "name that model with --model or --demo"
-        )
-
-
-def read_openings(file: Path | None) -> tuple[str, ...]:
-    if file is None:
-        return OPENINGS
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; check --prompts")
-    openings = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    if not openings:
-        raise ValueError(f"{file}: no line in it; expected one opening a line")
-    return openings
-
-
-def measured_text(args: argparse.Namespace, folder: FeatureFolder, sources: Sources) -> MeasuredText:
-    """Choose and tokenise what is scored."""
-    config, tokenizer = sources.model.read_config()
-    split = args.split or args.features.with_name("split.csv")
-    held_out = confirmation_rows(split, len(folder.labels))
-    if held_out is None:
-        print(f"note: no held-out sentences ({split}): measuring on all", file=sys.stderr)
-    chosen = choose_sentences(folder.labels, folder.groups, held_out, args.max_sentences, args.seed)
-    texts = neutral_sentences(args.neutral or neutral_files(folder), args.max_sentences, args.seed)
-    if not texts:
-        print("note: no neutral text; name some with --neutral", file=sys.stderr)
-    most_positions = config.get_text_config().max_position_embeddings
-    return MeasuredText(
-        folder=folder,
-        sentences=chosen,
-        tokenized=folder_tokens(folder, tokenizer.bos_token_id).subset(chosen.index),
-        neutral=tokenize(texts, tokenizer, most_positions) if texts else None,
-        batch_tokens=args.batch_tokens,
-        n_bootstrap=args.bootstrap,
-        seed=args.seed,
-    )
-
-
-def steer(args: argparse.Namespace) -> str:
-    """Do the whole run; return the closing line."""
-    started = time.monotonic()
-    folder = open_feature_folder(args.input)
-    finalists = read_finalists(args.features, args.top_n)
-    require_in_folder(finalists, folder.folder, folder.run)
-    sources = read_sources(args)
-    sources.compute.prepare()
-    require_same_model(sources, folder)
-    entries = {(entry.layer, entry.average_l0): entry for entry in sources.configurations.saes}
-    options = SteeringOptions(
-        args.alphas,
-        args.nulls,
-        args.seed,
-        Writing(read_openings(args.prompts), args.continuation_tokens, args.seed),
-    )
-    output = args.output or Path(f"{folder.trait}_steering")
-    text = measured_text(args, folder, sources)
-    with opened_for_steering(output, inputs_of(folder, finalists, text, options), args.overwrite):
-        config, tokenizer = sources.model.read_config()
-        with named_memory_failure(sources.compute.device):
-            model = sources.model.load_weights(
-                config, dtype=sources.compute.dtype, device=sources.compute.device
-            )
-            steering = Steering(model, tokenizer, sources.saes, entries, folder.run["d_model"], text, options)
-            units = steer_all(steering, finalists, output)
-        slopes = write_tables(output, units)
-        record = inputs_of(folder, finalists, text, options) | {
-            "arguments": plain_arguments(args),
-            "libraries": library_versions("torch", "transformers", "numpy", "scipy", "pandas"),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        write_json(output / "run.json", record)
-        drop_scratch(output)
-    own = slopes[slopes["kind"] == "feature"]
-    return (
-        f"{output}: {len(own)} features and {len(slopes) - len(own)} null directions on "
-        f"{len(text.sentences.index)} sentences in {record['seconds']:.0f} s; "
-        f"{(own['p_null'] <= 0.05).sum()} features with p_null <= 0.05; see {output / 'slopes.csv'}"
-    )
-
-
-def inputs_of(
-    folder: FeatureFolder, finalists: list[FeaturePlace], text: MeasuredText, options: SteeringOptions
-) -> dict:
-    """What the content of the output depends on."""
-    run = folder.run
-    return {
-        "format_version": FORMAT_VERSION,
-        "trait": folder.trait,
-        "features_run": {
-            "path": str(folder.folder),
-            "run_sha256": sha256_of(folder.folder / "tokens.npz"),
-            **{key: run.get(key) for key in ("input_sha256", "model", "model_revision", "n_tokens")},
-        },
-        "features": [vars(place) for place in finalists],
-        "sentence_index": text.sentences.index,
-        "held_out": text.sentences.held_out,
-        "neutral_tokens": None if text.neutral is None else text.neutral.token_ids,
-        "alphas": options.alphas,
-        "nulls": options.n_nulls,
-        "bootstrap": text.n_bootstrap,
-        "seed": options.seed,
-        "prompts": options.writing.prompts,
-        "continuation_tokens": options.writing.n_tokens,
-    }
-
-
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         with network_forbidden(args.local_files_only):
-            print(steer(args))
+            print(run_steering(make_steering_plan(args)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -44,6 +44,9 @@ def choose_sentences(
 
     A scene that is told at several strengths compares them with the same people and props, so whole scenes
     come first.
+
+    Raises:
+        ValueError: there is no sentence of label 0, or none of label 3, which are compared.
     """
     allowed = np.ones(len(labels), dtype=bool) if held_out is None else held_out
     rng = np.random.default_rng(seed)
@@ -56,5 +59,10 @@ def choose_sentences(
             if taken[labels[row]] < most:
                 taken[labels[row]] += 1
                 chosen.append(row)
+    if not (taken[0] and taken[-1]):
+        where = "" if held_out is None else "held-out "
+        raise ValueError(
+            f"steering compares labels 3 and 0: there are {taken.tolist()} {where}sentences by label"
+        )
     index = np.sort(np.array(chosen, dtype=np.int64))
     return MeasuredSentences(index, labels[index], groups[index], held_out is not None)

@@ -12,7 +12,8 @@ from twins_s1.atomic_files import json_ready, write_json, write_text
 from twins_s1.folder_lock import only_writer
 
 FORMAT_VERSION = 1
-INPUTS, LOCK = "inputs.json", ".lock"
+RECORD, DOSES, SLOPES, CONTINUATIONS = "run.json", "dose_response.csv", "slopes.csv", "continuations.json"
+INPUTS, LOCK, SCRATCH = "inputs.json", ".lock", "scratch"
 DOSE_COLUMNS = (
     *("layer", "average_l0", "feature_id", "kind", "null_index", "operation", "alpha", "measure"),
     *("value", "low", "high", "predicted"),
@@ -49,14 +50,14 @@ def opened_for_steering(output: Path, inputs: dict, overwrite: bool) -> Iterator
 
 
 def delete_content(output: Path) -> None:
-    for name in ("run.json", "dose_response.csv", "slopes.csv", "continuations.json", INPUTS):
+    for name in (RECORD, DOSES, SLOPES, CONTINUATIONS, INPUTS):
         (output / name).unlink(missing_ok=True)
-    for file in (output / "scratch").glob("*.json"):
+    for file in (output / SCRATCH).glob("*.json"):
         file.unlink()
 
 
-def write_tables(output: Path, units: list[dict]) -> pd.DataFrame:
-    """Write dose_response.csv, slopes.csv and continuations.json; return the slopes."""
+def write_tables(output: Path, units: list[dict]) -> None:
+    """Write dose_response.csv, slopes.csv and continuations.json."""
 
     def rows(part: str) -> list[dict]:
         return [
@@ -66,10 +67,9 @@ def write_tables(output: Path, units: list[dict]) -> pd.DataFrame:
         ]
 
     slopes = with_places(pd.DataFrame(rows("slopes")))
-    write_csv(output / "dose_response.csv", pd.DataFrame(rows("doses")), DOSE_COLUMNS)
-    write_csv(output / "slopes.csv", slopes, SLOPE_COLUMNS)
-    write_json(output / "continuations.json", rows("continuations"))
-    return slopes
+    write_csv(output / DOSES, pd.DataFrame(rows("doses")), DOSE_COLUMNS)
+    write_csv(output / SLOPES, slopes, SLOPE_COLUMNS)
+    write_json(output / CONTINUATIONS, rows("continuations"))
 
 
 def with_places(slopes: pd.DataFrame) -> pd.DataFrame:

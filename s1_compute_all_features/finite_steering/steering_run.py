@@ -1,144 +1,64 @@
-"""A steering run: each SAE's nulls and each finalist is a unit that is finished once its file is there."""
+"""A steering run from its plan to its files."""
 
-import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+import time
 
-from autoencoders.configurations import SaeEntry
-from autoencoders.sae_source import SaeSource
-from finite_steering.continuations import Writing, write_continuations
-from finite_steering.directions import Direction, finalist_direction, null_directions
-from finite_steering.dose_response import Probe, dose_rows, respond, slope_row
-from finite_steering.finalists import FeaturePlace, activity, by_sae
-from finite_steering.measured_text import MeasuredText
-from finite_steering.side_effects import NeutralText, ablation_rows, neutral_rows
-from torch import nn
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+import numpy as np
+import pandas as pd
+from extraction.device_memory import named_memory_failure
+from finite_steering.measured_sentences import N_LABELS
+from finite_steering.steering_files import RECORD, SCRATCH, SLOPES, opened_for_steering, write_tables
+from finite_steering.steering_plan import SteeringPlan
+from finite_steering.steering_units import Steering, steer_all
 from twins_s1.atomic_files import write_json
-from twins_s1.feature_folder import find_sae, read_sae_activations
-from twins_s1.progress import progress
-
-SCRATCH = "scratch"
+from twins_s1.provenance import library_versions
 
 
-@dataclass(frozen=True)
-class SteeringOptions:
-    """What is measured of each direction."""
-
-    alphas: tuple[float, ...]  # -1 and 1 among them
-    n_nulls: int  # of each kind
-    seed: int
-    writing: Writing
-
-
-@dataclass(frozen=True)
-class Steering:
-    """Model, SAEs and texts of a run."""
-
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-    saes: SaeSource
-    entries: dict[tuple[int, int], SaeEntry]
-    d_model: int
-    text: MeasuredText
-    options: SteeringOptions
+def run_steering(plan: SteeringPlan) -> str:
+    """Measure what is missing and write the output folder; return the closing line."""
+    started = time.monotonic()
+    output = plan.output
+    with opened_for_steering(output, plan.inputs, plan.overwrite):
+        if not (output / RECORD).is_file():
+            units = measured_units(plan)
+            write_tables(output, units)
+            write_json(output / RECORD, describe_run(plan, units, time.monotonic() - started))
+        shutil.rmtree(output / SCRATCH, ignore_errors=True)
+    slopes = pd.read_csv(output / SLOPES)
+    own = slopes[slopes["kind"] == "feature"]
+    return (
+        f"{output}: {len(own)} features and {len(slopes) - len(own)} null directions on "
+        f"{len(plan.text.sentences.index)} sentences in {time.monotonic() - started:.0f} s; "
+        f"{(own['p_null'] <= 0.05).sum()} features with p_null <= 0.05; see {output / SLOPES}"
+    )
 
 
-def steer_all(steering: Steering, finalists: list[FeaturePlace], output: Path) -> list[dict]:
-    """Measure what `output` lacks; return the content of all units, SAE by SAE, nulls first."""
-
-    @lru_cache(1)
-    def at_layer(layer: int) -> tuple[Probe, NeutralText | None]:
-        """Recorded states of one layer, for all its SAEs."""
-        return steering.text.probe(steering.model, layer), steering.text.neutral_text(steering.model, layer)
-
-    groups = by_sae(finalists)
-    total = sum(2 * steering.options.n_nulls + len(group) for group in groups.values())
-    units = []
-    with progress(total, "direction", "steering") as bar:
-        for sae, group in groups.items():
-            units += steer_sae(steering, sae, group, output / SCRATCH, at_layer, bar)
-    return units
-
-
-def steer_sae(
-    steering: Steering,
-    sae: tuple[int, int],
-    finalists: list[FeaturePlace],
-    scratch: Path,
-    at_layer: Callable[[int], tuple[Probe, NeutralText | None]],
-    bar: tqdm,
-) -> list[dict]:
-    """The units of one SAE: its null directions, then each finalist."""
-    layer, average_l0 = sae
-    options, folder = steering.options, steering.text.folder
-    activations = read_sae_activations(folder, find_sae(folder, layer, average_l0))
-    seen = activity(activations)
-    w_dec = steering.saes.read_decoder(steering.entries[sae], steering.d_model)
-    directions = [finalist_direction(place, seen, w_dec) for place in finalists]
-
-    def measure_nulls() -> dict:
-        probe, _ = at_layer(layer)
-        unit = new_unit(layer, average_l0)
-        for direction in null_directions(directions, seen, w_dec, options.n_nulls, options.seed):
-            response = respond(probe, direction, options.alphas)
-            unit["doses"] += [naming(direction) | row for row in dose_rows(probe, response)]
-            unit["slopes"].append(naming(direction) | slope_row(probe, response))
-            bar.update()
-        return unit
-
-    def measure_finalist(direction: Direction) -> dict:
-        probe, neutral = at_layer(layer)
-        unit = new_unit(layer, average_l0)
-        response = respond(probe, direction, options.alphas)
-        rows = dose_rows(probe, response)
-        rows += ablation_rows(probe, direction, measured_activations, w_dec)
-        if neutral is not None:
-            rows += neutral_rows(neutral, direction, options.alphas)
-        unit["doses"] = [naming(direction) | row for row in rows]
-        unit["slopes"] = [naming(direction) | slope_row(probe, response)]
-        unit["continuations"] = [
-            {"feature_id": direction.feature_id} | written
-            for written in write_continuations(
-                steering.model, steering.tokenizer, layer, direction, options.alphas, options.writing
-            )
-        ]
-        bar.update()
-        return unit
-
-    offsets = folder.sentence_offsets
-    rows = [row for i in steering.text.sentences.index for row in range(offsets[i], offsets[i + 1])]
-    measured_activations = activations[rows]  # CSR [tokens of the measured sentences, d_sae]
-    name = f"layer_{layer}_l0_{average_l0}"
-    units = [kept(scratch / f"{name}_nulls.json", measure_nulls)]
-    for direction in directions:
-        file = scratch / f"{name}_feature_{direction.feature_id}.json"
-        units.append(kept(file, lambda direction=direction: measure_finalist(direction)))
-    return units
-
-
-def new_unit(layer: int, average_l0: int) -> dict:
-    return {"layer": layer, "average_l0": average_l0, "doses": [], "slopes": [], "continuations": []}
-
-
-def naming(direction: Direction) -> dict:
-    return {
-        "feature_id": direction.feature_id,
-        "kind": direction.kind,
-        "null_index": direction.null_index,
+def describe_run(plan: SteeringPlan, units: list[dict], seconds: float) -> dict:
+    """The content of run.json."""
+    sentences = plan.text.sentences
+    features = [
+        {"layer": unit["layer"], "average_l0": unit["average_l0"], **unit["feature"]}
+        for unit in units
+        if "feature" in unit
+    ]
+    return plan.inputs | {
+        "features": features,
+        "sentences_per_label": np.bincount(sentences.labels, minlength=N_LABELS),
+        "groups": len(np.unique(sentences.groups)),
+        "neutral_sentences": 0 if plan.text.neutral is None else len(plan.text.neutral.n_tokens),
+        "arguments": plan.arguments,
+        "libraries": library_versions("torch", "transformers", "numpy", "scipy", "pandas"),
+        "seconds": round(seconds, 1),
     }
 
 
-def kept(file: Path, measure: Callable[[], dict]) -> dict:
-    """Return what `file` holds, measuring it first where it is not there."""
-    if not file.is_file():
-        write_json(file, measure())
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def drop_scratch(output: Path) -> None:
-    shutil.rmtree(output / SCRATCH, ignore_errors=True)
+def measured_units(plan: SteeringPlan) -> list[dict]:
+    """The content of all units, measured where the output folder lacks them."""
+    config, tokenizer = plan.sources.model.read_config()
+    compute = plan.sources.compute
+    with named_memory_failure(compute.device):
+        model = plan.sources.model.load_weights(config, dtype=compute.dtype, device=compute.device)
+        entries = {(entry.layer, entry.average_l0): entry for entry in plan.sources.configurations.saes}
+        d_model = plan.folder.run["d_model"]
+        steering = Steering(model, tokenizer, plan.sources.saes, entries, d_model, plan.text, plan.options)
+        return steer_all(steering, plan.finalists, plan.output / SCRATCH)
