@@ -59,8 +59,10 @@ class SaeSource:
     def is_folder(self) -> bool:
         return Path(self.place).is_dir()
 
-    def require(self, entries: Sequence[SaeEntry]) -> None:
+    def require(self, entries: Sequence[SaeEntry], half: str = "encoders") -> None:
         """Raise at once what `read` would raise hours later: a missing file, no access, not cached.
+
+        half: "decoders" asks for what `read_decoder` reads.
 
         Raises:
             FileNotFoundError: an SAE cannot be had; the message says which and why.
@@ -76,12 +78,12 @@ class SaeSource:
             for entry in direct:
                 self._params_file(entry)
         else:
-            self._repository.require([f"{entry.path}/params.npz" for entry in direct])
+            self._repository.require([f"{entry.path}/params.npz" for entry in direct], half)
 
-    def is_cached(self, entry: SaeEntry) -> bool:
-        """Return whether `read` would need no network."""
+    def is_cached(self, entry: SaeEntry, half: str = "encoders") -> bool:
+        """Return whether `read`, or of "decoders" `read_decoder`, would need no network."""
         try:
-            replace(self, local_files_only=True).require([entry])
+            replace(self, local_files_only=True).require([entry], half)
         except FileNotFoundError:
             return False
         return True
@@ -120,7 +122,7 @@ class SaeSource:
                 entry.d_sae,
                 local_files_only=self.local_files_only,
             )
-        return read_decoder(self._params_file(entry, "decoder"), entry, d_model)
+        return read_decoder(self._params_file(entry, "decoders"), entry, d_model)
 
     def weights_id(self, entry: SaeEntry) -> str:
         """Return what changes with an SAE's weights and costs little to find: a digest of its files.
@@ -143,10 +145,10 @@ class SaeSource:
             return not (folder / "params.npz").is_file() and (folder / "cfg.json").is_file()
         return self.uses_sae_lens
 
-    def _params_file(self, entry: SaeEntry, half: str = "encoder") -> Path:
+    def _params_file(self, entry: SaeEntry, half: str = "encoders") -> Path:
         if not self.is_folder:
             repository, name = self._repository, f"{entry.path}/params.npz"
-            return repository.decoder_file(name) if half == "decoder" else repository.encoder_file(name)
+            return repository.decoder_file(name) if half == "decoders" else repository.encoder_file(name)
         file = Path(self.place, entry.path, "params.npz")
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such SAE file; check --sae-release and --config")

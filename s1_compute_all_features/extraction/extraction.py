@@ -66,6 +66,7 @@ def extract(plan: Plan, workers: Workers, laps: Laps, *, overwrite: bool, discar
             require_same_saes(plan, workers.share([e for e in plan.entries if e in described]), described)
             missing = missing_parts(plan, described)
             plan.saes.require(workers.share(missing.saes))
+            plan.saes.require(workers.share(missing.effects), "decoders")
             to_compute = [key for key in missing.keys if not has_residual_stream(plan, key)]
         if to_compute:
             compute_residual_stream(plan, workers, laps, to_compute)

@@ -16,7 +16,7 @@ import torch
 from finite_steering.directions import Direction
 from language_model.padded_batch import PaddedBatch
 from language_model.residual_stream import decoder_and_blocks
-from language_model.tokens import TokenizedSentences, tokenize
+from language_model.tokens import TokenizedSentences
 from language_model.vocabulary_head import head_chunks, logits_of, target_log_probs
 from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
@@ -35,6 +35,7 @@ class Writing:
     """How continuations are written."""
 
     prompts: tuple[str, ...]
+    tokenized: TokenizedSentences  # of the prompts
     n_tokens: int
     seed: int
 
@@ -56,13 +57,8 @@ def write_continuations(
     alphas: Sequence[float],
     writing: Writing,
 ) -> list[dict]:
-    """Greedy and sampled continuations of every prompt at every dose, 0 among them.
-
-    Raises:
-        ValueError: a prompt has no token, or with its continuation does not fit into the model's context.
-    """
-    most_positions = model.config.get_text_config().max_position_embeddings - writing.n_tokens
-    prompts = with_bos(tokenize(writing.prompts, tokenizer, most_positions))
+    """Greedy and sampled continuations of every prompt at every dose, 0 among them."""
+    prompts = with_bos(writing.tokenized)
     pens = [Pen(*choice) for choice in product(range(len(prompts)), sorted({0.0, *alphas}), DECODINGS)]
     with steered(model, layer, pens, direction.vector, tokenizer.bos_token_id is not None):
         written = write(model, prompts, pens, writing)  # [row, n_tokens]

@@ -101,7 +101,7 @@ def make_steering_plan(args: argparse.Namespace) -> SteeringPlan:
             args.alphas,
             args.nulls,
             args.seed,
-            Writing(read_openings(args.prompts), args.continuation_tokens, args.seed),
+            writing(read_openings(args.prompts), args.continuation_tokens, args.seed, sources),
         ),
         output=args.output or Path(f"{folder.trait}_steering"),
         overwrite=args.overwrite,
@@ -141,6 +141,13 @@ def read_openings(file: Path | None) -> tuple[str, ...]:
     if not openings:
         raise ValueError(f"{file}: no line in it; expected one opening a line")
     return openings
+
+
+def writing(prompts: tuple[str, ...], n_tokens: int, seed: int, sources: Sources) -> Writing:
+    """Tokenise what continuations begin with; ValueError where one leaves no room for `n_tokens`."""
+    config, tokenizer = sources.model.read_config()
+    room = config.get_text_config().max_position_embeddings - n_tokens
+    return Writing(prompts, tokenize(prompts, tokenizer, room), n_tokens, seed)
 
 
 def measured_text(args: argparse.Namespace, folder: FeatureFolder, sources: Sources) -> MeasuredText:

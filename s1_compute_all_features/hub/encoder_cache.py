@@ -151,26 +151,26 @@ class SaeRepository:
             found = self._look_up(filename, half)
             return found if isinstance(found, Path) else self._fetch(filename, half, *found)
 
-    def content_hash(self, filename: str) -> str:
+    def content_hash(self, filename: str, half: str = "encoders") -> str:
         """Return the hub's hash of a file's content; asks the hub only if no cache has it.
 
         Raises:
             FileNotFoundError: it cannot be had; the message names cause and remedy.
         """
         with self._named(filename):
-            found = self._look_up(filename)
+            found = self._look_up(filename, half)
         # Cached files are named by it, here and in the Hugging Face cache.
         return found.resolve().stem if isinstance(found, Path) else found[0]
 
-    def require(self, filenames: Sequence[str]) -> None:
-        """Raise now what fetching these files would raise later: one is missing, offline, or refused.
+    def require(self, filenames: Sequence[str], half: str = "encoders") -> None:
+        """Raise now what fetching a half of these files would raise later: one is missing, offline, refused.
 
         The first one settles the commit, the others are looked up `LOOK_UPS` at a time.
         """
         for filename in filenames[:1]:
-            self.content_hash(filename)
+            self.content_hash(filename, half)
         with ThreadPoolExecutor(LOOK_UPS) as pool:
-            for _ in pool.map(self.content_hash, filenames[1:]):
+            for _ in pool.map(lambda filename: self.content_hash(filename, half), filenames[1:]):
                 pass
 
     def _named(self, filename: str):
@@ -182,7 +182,7 @@ class SaeRepository:
             local_files_only=self.local_files_only,
         )
 
-    def _look_up(self, filename: str, half: str = "encoders") -> Path | tuple[str, int | None]:
+    def _look_up(self, filename: str, half: str) -> Path | tuple[str, int | None]:
         """Return the file if a cache has it, else the content hash and size that the hub says it has."""
         offline = self.local_files_only or is_offline_mode()
         if (offline or self.commit) and (cached := self._cached(filename, half)):
