@@ -71,8 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     writing.add_argument(
         "--continuation-tokens", type=positive_int, default=24, help="tokens to write (default: 24)"
     )
-    add_source_options(parser)
-    add_compute_options(parser)
+    add_source_options(parser, chooses_layers=False)
+    add_compute_options(parser, encodes=False)
     return parser
 
 

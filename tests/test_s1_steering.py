@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -17,11 +18,12 @@ from finite_steering.directions import Direction, finalist_direction, null_direc
 from finite_steering.dose_response import place_among_nulls
 from finite_steering.finalists import FeaturePlace, SaeActivity, activity
 from finite_steering.measured_sentences import choose_sentences
-from finite_steering.measured_text import neutral_sentences
+from finite_steering.measured_text import neutral_files, neutral_sentences
 from language_model.model_source import ModelSource, load_model
 from language_model.residual_stream import decoder_and_blocks
 from steer_features import main
 from tiny_models import write_tiny_gemma2
+from twins_s1.feature_folder import open_feature_folder
 
 SCENES = (
     ("The shop was closed.", "He told the nurse.", "She had gone home.", "He shouted at the team."),
@@ -419,6 +421,14 @@ def test_neutral_text_is_label_0_of_csvs_and_lines_of_text(tmp_path):
     files = [tmp_path / "a.csv", tmp_path / "b.txt"]
     assert neutral_sentences(files, 9, seed=0) == ["One.", "Three.", "Four."]
     assert len(neutral_sentences(files, 2, seed=0)) == 2
+
+
+def test_neutral_files_are_the_labelled_csvs_beside_the_input(tmp_path, folder):
+    for name, header in (("a", "sentence,concept_strength_label"), ("b", "layer,average_l0"), ("c", "")):
+        (tmp_path / f"{name}.csv").write_text(header)
+    (tmp_path / "own.csv").write_text("sentence,concept_strength_label")
+    opened = replace(open_feature_folder(folder), run={"input": str(tmp_path / "own.csv")})
+    assert neutral_files(opened) == [tmp_path / "a.csv"]
 
 
 def csv_of(tmp_path, *rows, header="layer,average_l0,feature_id"):

@@ -22,7 +22,7 @@ CONFIGURATIONS = {
 }
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
+def add_source_options(parser: argparse.ArgumentParser, chooses_layers: bool = True) -> None:
     """Add the options that name model and SAEs."""
     model = parser.add_argument_group("model")
     which = model.add_mutually_exclusive_group()
@@ -36,7 +36,10 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--local-files-only", action="store_true", help="use the local Hugging Face cache, never the network"
     )
-    model.add_argument("--layers", type=layer_list, help="blocks to take, for example 0-5,12 (default: all)")
+    if chooses_layers:
+        model.add_argument(
+            "--layers", type=layer_list, help="blocks to take, for example 0-5,12 (default: all)"
+        )
     saes = parser.add_argument_group("sparse autoencoders")
     saes.add_argument(
         "--config", type=Path, help="configurations JSON (default: the file that belongs to the model)"
@@ -48,8 +51,8 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     saes.add_argument("--sae-revision", help="branch, tag or commit of the SAE repository (default: main)")
 
 
-def add_compute_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where and how precisely to compute."""
+def add_compute_options(parser: argparse.ArgumentParser, encodes: bool = True) -> None:
+    """Add the options that say where and how precisely to compute; encodes: SAEs are run on tokens."""
     compute = parser.add_argument_group("computation")
     compute.add_argument(
         "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="default: auto"
@@ -66,9 +69,13 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
     compute.add_argument(
         "--batch-tokens", type=positive_int, default=4096, help="padded tokens a forward pass (default: 4096)"
     )
-    compute.add_argument(
-        "--chunk-tokens", type=positive_int, help="tokens encoded at once (default: 2048 on a CPU, else 8192)"
-    )
+    parser.set_defaults(chunk_tokens=None)
+    if encodes:
+        compute.add_argument(
+            "--chunk-tokens",
+            type=positive_int,
+            help="tokens encoded at once (default: 2048 on a CPU, else 8192)",
+        )
 
 
 def add_effect_options(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,8 @@ from torch import nn
 from twins_s1.feature_folder import FeatureFolder
 from twins_s1.group_statistics import group_bootstrap
 
+LABELLED = {"sentence", "concept_strength_label"}
+
 
 @dataclass(frozen=True)
 class MeasuredText:
@@ -85,9 +87,15 @@ def folder_tokens(folder: FeatureFolder, bos_id: int | None) -> TokenizedSentenc
 
 
 def neutral_files(folder: FeatureFolder) -> list[Path]:
-    """CSVs of other traits beside the one that the folder was made of, as far as they are there."""
+    """Labelled CSVs of other traits beside the one that the folder was made of, as far as they are there."""
     source = Path(folder.run.get("input", ""))
-    return sorted(path for path in source.parent.glob("*.csv") if path.stem != source.stem)
+    others = sorted(path for path in source.parent.glob("*.csv") if path.stem != source.stem)
+    return [path for path in others if has_labels(path)]
+
+
+def has_labels(file: Path) -> bool:
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        return LABELLED.issubset(next(csv.reader(handle), ()))
 
 
 def neutral_sentences(files: Sequence[Path], most: int, seed: int) -> list[str]:
@@ -105,7 +113,7 @@ def neutral_sentences(files: Sequence[Path], most: int, seed: int) -> list[str]:
                 found += [line.strip() for line in handle if line.strip()]
                 continue
             reader = csv.DictReader(handle)
-            if not {"sentence", "concept_strength_label"} <= set(reader.fieldnames or []):
+            if not LABELLED.issubset(reader.fieldnames or ()):
                 raise ValueError(
                     f"{file}: expected columns sentence,concept_strength_label, or a .txt of lines"
                 )

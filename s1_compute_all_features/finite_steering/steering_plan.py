@@ -15,7 +15,7 @@ from language_model.tokens import tokenize
 from twins_s1.feature_folder import FeatureFolder, open_feature_folder
 from twins_s1.provenance import plain_arguments, sha256_of
 
-ALPHAS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+ALPHAS = "-2,-1,-0.5,0.5,1,2"
 
 
 @dataclass(frozen=True)
