@@ -11,7 +11,13 @@ import textwrap
 from pathlib import Path
 
 try:
-    from extraction.run_options import add_compute_options, add_source_options, make_plan, with_default_output
+    from extraction.run_options import (
+        add_compute_options,
+        add_effect_options,
+        add_source_options,
+        make_plan,
+        with_default_output,
+    )
     from hub.failures import network_forbidden
     from preflight.doctor_checks import CHECKS, examine
     from preflight.examination import Examination, Result
@@ -31,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_source_options(parser)
     add_compute_options(parser)
+    add_effect_options(parser)
     return parser
 
 

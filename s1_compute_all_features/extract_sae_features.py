@@ -11,7 +11,13 @@ from pathlib import Path
 
 from extraction.extraction import extract
 from extraction.extraction_plan import Plan
-from extraction.run_options import add_compute_options, add_source_options, make_plan, with_default_output
+from extraction.run_options import (
+    add_compute_options,
+    add_effect_options,
+    add_source_options,
+    make_plan,
+    with_default_output,
+)
 from extraction.run_record import Laps
 from extraction.workers import SharedError, Workers
 from hub.failures import network_forbidden
@@ -36,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_source_options(parser)
     add_compute_options(parser)
+    add_effect_options(parser)
     return parser
 
 

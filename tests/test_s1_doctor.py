@@ -291,6 +291,47 @@ def test_memory_of_a_gpu_holds_model_or_sae_and_main_memory_the_rest(examine, pl
         check_memory(exam)
 
 
+def test_gradients_take_memory_and_disk(examine, plans, tiny_gemma2, tiny_saes, labelled_csv, tmp_path):
+    assert examine("--gradients")[0] == 0
+    with_effects = plans[0]
+    without = replace(with_effects, with_effects=False)
+    device, beside = memory_needed(with_effects, 10**6)
+    plain_device, plain_beside = memory_needed(without, 10**6)
+    # 768 positions of 4 blocks with d_mlp 64, and five arrays of logits.
+    n_words = with_effects.text_config.vocab_size
+    assert device == 4 * 10**6 + 4 * 768 * (4 * (4 * 64 + 10 * 32) + 5 * n_words)
+    assert device > plain_device
+    assert beside >= plain_beside
+    large = replace(with_effects, sentences=None)
+    assert memory_needed(large, 1)[1] >= 2 * 4 * 128 * 32, "the decoder, twice"
+    arguments = ["--input", labelled_csv, "--output", tmp_path / "out", "--model", tiny_gemma2, "--gradients"]
+    arguments += [
+        "--config",
+        tiny_saes / "configurations.json",
+        "--sae-release",
+        tiny_saes,
+        "--device",
+        "cpu",
+    ]
+    assert extract([str(argument) for argument in arguments]) == 0
+
+    def written(where: str) -> int:
+        return sum(file.stat().st_size for file in (tmp_path / "out").glob(where))
+
+    headers = 5 * 512  # of the members of two or three files, at most
+    estimate = output_bytes(with_effects)
+    assert 0 <= written("gradients/*") - estimate["gradients"] <= headers
+    saes = json.loads((tmp_path / "out/run.json").read_text())["saes"]
+    steering = 4 * 2 * 3 * 128
+    assert estimate["effects"] == steering + 12 * with_effects.n_tokens * (5 + 4 + 9)
+    fires = with_effects.n_tokens * sum(sae["measured_l0"] for sae in saes)
+    # Attribution has an entry for each that fires, ablation at most as many.
+    assert steering + 4 * fires < written("sae_effects/*") < steering + 12 * fires + 3 * 8 * 512
+    assert output_bytes(without) == {
+        name: n_bytes for name, n_bytes in estimate.items() if name not in ("gradients", "effects")
+    }
+
+
 def test_main_memory_of_this_machine():
     assert 0 < machine_checks.main_memory_free() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -506,6 +547,20 @@ def test_bytes_to_fetch_from_the_hub(examine, hub, hub_options, monkeypatch):
     assert "in the Hugging Face cache" in table["model access"][1]
     assert table["SAE access"][1] == "tiny/scope: 1 of 2 cached, access given, 1 to fetch (layers 3)"
     assert "model to fetch" not in table["disk space"][1]
+
+
+def test_decoders_are_counted_where_gradients_are_planned(examine, hub, hub_options):
+    def fetched(detail: str) -> int:
+        return int(re.search(r"decoders to fetch (\d+) MB", detail)[1])
+
+    code, table = examine(**hub_options)
+    assert "decoders: " not in table["SAE access"][1]
+    assert "decoders to fetch" not in table["disk space"][1]
+    sae_repository.cache_clear()
+    code, table = examine("--gradients", **hub_options)
+    assert code == 0, table
+    assert table["SAE access"][1].endswith("decoders: 0 of 2 cached")
+    assert fetched(table["disk space"][1]) == 1
 
 
 def bad_input(capsys, argv, *expected):

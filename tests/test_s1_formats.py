@@ -12,7 +12,12 @@ import pytest
 import scipy.sparse
 import torch
 from autoencoders.configurations import Configurations
-from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens, sae_lens_weights_id
+from autoencoders.sae_lens_encoder import (
+    read_sae_lens_decoder,
+    read_sae_lens_encoder,
+    require_sae_lens,
+    sae_lens_weights_id,
+)
 from autoencoders.sae_lens_registry import hub_repository, layer_of_hook, registry
 from autoencoders.sae_source import SaeSource
 from extract_sae_features import main
@@ -103,6 +108,28 @@ def test_activations_are_those_of_sae_lens(architecture, normalization, x, tmp_p
     assert encoder.d_sae == D_SAE
     assert_activations(encoder, x, expected)
     assert_activations(encoder, x[:1], expected[:1])  # another number of tokens, whatever encode keeps
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_decoder_is_what_each_feature_adds_alone(architecture, tmp_path):
+    sae = random_sae(architecture)
+    sae.save_model(tmp_path / "sae")
+    written = read_sae_lens_decoder("sae", str(tmp_path), 2, D_MODEL, D_SAE, local_files_only=False)
+    with torch.inference_mode():
+        for feature in (0, 17, D_SAE - 1):
+            activations = torch.zeros(1, D_SAE)
+            bias = sae.decode(activations)
+            activations[0, feature] = 2
+            expected = (sae.decode(activations) - bias)[0] / 2
+            torch.testing.assert_close(written[feature], expected, rtol=1e-4, atol=1e-5)
+    if architecture == "topk rescaled":  # activations that carry the norm write along unit rows
+        torch.testing.assert_close(written.norm(dim=1), torch.ones(D_SAE), rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_that_writes_in_no_fixed_direction_is_refused(tmp_path):
+    random_sae("standard", normalize_activations="layer_norm").save_model(tmp_path / "sae")
+    with pytest.raises(ValueError, match=r"sae: rescales each token at run time \(layer_norm\)"):
+        read_sae_lens_decoder("sae", str(tmp_path), 2, D_MODEL, D_SAE, local_files_only=False)
 
 
 def test_topk_at_an_activation_of_zero_does_not_fire(tmp_path):

@@ -384,6 +384,29 @@ def test_another_revision_with_the_same_weights_is_accepted_with_others_refused(
     assert "with other weights" in err
 
 
+def test_the_decoder_is_fetched_where_effects_are_asked_for_and_only_then(hub, extraction, tmp_path):
+    half = 4 * 2 * 32 * 2048  # of the arrays of two SAEs
+    assert extraction()[0] == 0
+    assert hub.bytes_sent(".npz") < 1.2 * half
+    hub.requests.clear()
+    code, _, err = extraction("--gradients", "--local-files-only")
+    assert code == 2
+    assert "not in the local cache" in err
+    assert not (tmp_path / "out/gradients").exists()  # said before the pass
+    code, _, err = extraction("--gradients")
+    assert (code, err) == (0, "")
+    assert half <= hub.bytes_sent(".npz") < 1.2 * half  # and the encoders not again
+    decoders = sorted(tmp_path.rglob("decoders/*.npz"))
+    assert [np.load(file).files for file in decoders] == [["W_dec"]] * 2
+    rows = {np.load(file)["W_dec"].tobytes() for file in decoders}
+    assert rows == {
+        np.load(source(hub, name))["W_dec"].tobytes() for name in (PARAMS, PARAMS.replace("_1", "_2", 1))
+    }
+    for file in (tmp_path / "out/sae_effects").iterdir():
+        file.unlink()
+    assert extraction("--gradients", "--local-files-only")[0] == 0
+
+
 WORKER = """
 import contextlib, io, json, sys
 from extract_sae_features import main

@@ -115,6 +115,33 @@ def test_waiting_for_a_slow_download_takes_longer_than_the_librarys_half_hour(mo
 
 
 @pytest.mark.slow
+def test_gradients_of_two_processes_are_those_of_one(tiny_gemma2, tiny_saes, tmp_path):
+    csv = tmp_path / "s.csv"
+    texts = (
+        "The shop was closed.",
+        "She had never gone there.",
+        "He shouted.",
+        "The nurse had gone home again.",
+    )
+    rows = [f"{text},{label}" for label, text in enumerate(texts)]
+    csv.write_text("\n".join(["sentence,concept_strength_label", *rows]) + "\n")
+    arguments = ["--input", csv, "--model", tiny_gemma2, "--device", "cpu", "--gradients"]
+    arguments += ["--config", tiny_saes / "configurations.json", "--sae-release", tiny_saes]
+    arguments += ["--batch-tokens", 12]  # several batches
+    script = main.__globals__["__file__"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for output, start in (("one", [sys.executable, script]), ("two", command)):
+        given = [*start, *arguments, "--output", tmp_path / output]
+        done = subprocess.run([str(part) for part in given], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npz"))
+    assert sum(path.parts[0] in ("gradients", "sae_effects") for path in files) == 2 + 1 + 3
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+@pytest.mark.slow
 def test_the_command_under_torchrun_ends_when_its_second_process_fails(tiny_gemma2, tiny_saes, tmp_path):
     csv = tmp_path / "s.csv"
     csv.write_text("sentence,concept_strength_label\nThe shop was closed.,0\nShe had never gone there.,3\n")

@@ -77,24 +77,41 @@ def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
     Raises:
         ValueError: the file is damaged, lacks an array, or does not fit the model; the message says which.
     """
-    try:
-        with np.load(file, allow_pickle=False) as params:
-            arrays = [torch.from_numpy(params[name]) for name in ARRAYS]
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{file}: damaged or truncated ({error}); fetch it again") from error
-    except KeyError as error:
-        raise ValueError(
-            f"{file}: {error.args[0]}; expected W_enc, b_enc and threshold, Gemma Scope's layout"
-        ) from error
-    encoder = JumpReluEncoder(*arrays)
+    encoder = JumpReluEncoder(*read_arrays(file, ARRAYS))
     d_sae = entry.d_sae or encoder.w_enc.shape[-1]
-    expected = (d_model, d_sae)
-    if tuple(encoder.w_enc.shape) != expected:
-        raise ValueError(
-            f"{file}: W_enc is {tuple(encoder.w_enc.shape)}, model and configuration need {expected}: "
-            "this SAE belongs to another model"
-        )
+    require_shape(file, "W_enc", encoder.w_enc, (d_model, d_sae))
     for name, array in (("b_enc", encoder.b_enc), ("threshold", encoder.threshold)):
         if tuple(array.shape) != (d_sae,):
             raise ValueError(f"{file}: {name} is {tuple(array.shape)}, expected {(d_sae,)}")
     return encoder
+
+
+def read_decoder(file: Path, entry: SaeEntry, d_model: int) -> torch.Tensor:
+    """Read `W_dec` [d_sae, d_model] of a `params.npz` in float32, the directions in which its features write.
+
+    Raises:
+        ValueError: the file is damaged, lacks the array, or does not fit the model.
+    """
+    (w_dec,) = read_arrays(file, ("W_dec",))
+    require_shape(file, "W_dec", w_dec, (entry.d_sae or w_dec.shape[0], d_model))
+    return w_dec.float()
+
+
+def read_arrays(file: Path, names: tuple[str, ...]) -> list[torch.Tensor]:
+    try:
+        with np.load(file, allow_pickle=False) as params:
+            return [torch.from_numpy(params[name]) for name in names]
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{file}: damaged or truncated ({error}); fetch it again") from error
+    except KeyError as error:
+        *others, last = names
+        expected = f"{', '.join(others)} and {last}" if others else last
+        raise ValueError(f"{file}: {error.args[0]}; expected {expected}, Gemma Scope's layout") from error
+
+
+def require_shape(file: Path, name: str, array: torch.Tensor, expected: tuple[int, int]) -> None:
+    if tuple(array.shape) != expected:
+        raise ValueError(
+            f"{file}: {name} is {tuple(array.shape)}, model and configuration need {expected}: "
+            "this SAE belongs to another model"
+        )

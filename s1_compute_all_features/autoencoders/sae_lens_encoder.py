@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DISK_FORMAT = ("cfg.json", "sae_weights.safetensors")
 ARCHITECTURES = ("standard", "jumprelu", "topk", "gated", "matching_pursuit")
 RUN_TIME_NORMALISATION = ("none", "layer_norm", "constant_norm_rescale")  # what `encode` does by itself
+FEATURES_AT_ONCE = 1024  # decoded together
 ONE_AT_A_TIME = threading.Lock()  # reading changes settings of the process
 
 
@@ -161,6 +162,43 @@ def read_sae_lens_encoder(
         FileNotFoundError: it cannot be had; the message says why.
         ValueError: unknown, damaged, or not an SAE for the residual stream after this layer of this model.
     """
+    sae = load_sae(path, release, layer, d_model, d_sae, local_files_only=local_files_only)
+    processing = sae.cfg.metadata.model_from_pretrained_kwargs or {}
+    cfg = sae.cfg
+    if cfg.architecture() != "matching_pursuit" and not getattr(cfg, "rescale_acts_by_decoder_norm", False):
+        sae.W_dec = torch.nn.Parameter(sae.W_dec.to("meta"))  # half of the memory
+    return SaeLensEncoder(sae.requires_grad_(False), bool(processing.get("center_writing_weights")))
+
+
+@torch.no_grad()
+def read_sae_lens_decoder(
+    path: str, release: str, layer: int, d_model: int, d_sae: int | None, *, local_files_only: bool
+) -> torch.Tensor:
+    """Return what the SAE's own decoder writes per unit of each feature, [d_sae, d_model] float32.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_sae_lens_encoder`, and where the SAE rescales each token at
+            run time, so that its features write in no fixed direction.
+    """
+    sae = load_sae(path, release, layer, d_model, d_sae, local_files_only=local_files_only)
+    if sae.cfg.normalize_activations != "none":
+        raise ValueError(
+            f"{release}/{path}: rescales each token at run time ({sae.cfg.normalize_activations}), so that "
+            "its features write in no fixed direction: leave it out with --layers, or leave out --gradients"
+        )
+    nothing = sae.decode(torch.zeros(1, sae.cfg.d_sae))  # [1, d_model]: the bias
+    written = torch.empty(sae.cfg.d_sae, d_model)
+    for start in range(0, sae.cfg.d_sae, FEATURES_AT_ONCE):
+        features = torch.arange(start, min(start + FEATURES_AT_ONCE, sae.cfg.d_sae))
+        one_each = torch.nn.functional.one_hot(features, sae.cfg.d_sae).float()
+        written[features] = sae.decode(one_each) - nothing
+    return written
+
+
+def load_sae(
+    path: str, release: str, layer: int, d_model: int, d_sae: int | None, *, local_files_only: bool
+) -> SAE:
+    """Load the SAE at `path` of a release on the CPU in float32, and check that it fits; errors as above."""
     folder = Path(release)
     if folder.is_dir():
         source, weights = str(folder / path), str(folder / path / DISK_FORMAT[1])
@@ -201,11 +239,7 @@ def read_sae_lens_encoder(
             f"if damaged, delete {file} and fetch it again"
         ) from error
     require_fit(sae, source, layer, d_model, d_sae)
-    processing = sae.cfg.metadata.model_from_pretrained_kwargs or {}
-    cfg = sae.cfg
-    if cfg.architecture() != "matching_pursuit" and not getattr(cfg, "rescale_acts_by_decoder_norm", False):
-        sae.W_dec = torch.nn.Parameter(sae.W_dec.to("meta"))  # half of the memory
-    return SaeLensEncoder(sae.requires_grad_(False), bool(processing.get("center_writing_weights")))
+    return sae
 
 
 def require_fit(sae: SAE, source: str, layer: int, d_model: int, d_sae: int | None) -> None:

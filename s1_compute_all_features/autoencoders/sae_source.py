@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from autoencoders.configurations import Configurations, SaeEntry
 from autoencoders.encoding import Encoder
-from autoencoders.jump_relu import params_digest, read_encoder
-from autoencoders.sae_lens_encoder import read_sae_lens_encoder, require_sae_lens, sae_lens_weights_id
+from autoencoders.jump_relu import params_digest, read_decoder, read_encoder
+from autoencoders.sae_lens_encoder import (
+    read_sae_lens_decoder,
+    read_sae_lens_encoder,
+    require_sae_lens,
+    sae_lens_weights_id,
+)
 from autoencoders.sae_lens_registry import hub_repository
 from hub.encoder_cache import sae_repository
 
@@ -53,8 +59,10 @@ class SaeSource:
     def is_folder(self) -> bool:
         return Path(self.place).is_dir()
 
-    def require(self, entries: Sequence[SaeEntry]) -> None:
+    def require(self, entries: Sequence[SaeEntry], half: str = "encoders") -> None:
         """Raise at once what `read` would raise hours later: a missing file, no access, not cached.
+
+        half: "decoders" asks for what `read_decoder` reads.
 
         Raises:
             FileNotFoundError: an SAE cannot be had; the message says which and why.
@@ -70,12 +78,12 @@ class SaeSource:
             for entry in direct:
                 self._params_file(entry)
         else:
-            self._repository.require([f"{entry.path}/params.npz" for entry in direct])
+            self._repository.require([f"{entry.path}/params.npz" for entry in direct], half)
 
-    def is_cached(self, entry: SaeEntry) -> bool:
-        """Return whether `read` would need no network."""
+    def is_cached(self, entry: SaeEntry, half: str = "encoders") -> bool:
+        """Return whether `read`, or of "decoders" `read_decoder`, would need no network."""
         try:
-            replace(self, local_files_only=True).require([entry])
+            replace(self, local_files_only=True).require([entry], half)
         except FileNotFoundError:
             return False
         return True
@@ -98,6 +106,24 @@ class SaeSource:
             )
         return read_encoder(self._params_file(entry), entry, d_model)
 
+    def read_decoder(self, entry: SaeEntry, d_model: int) -> torch.Tensor:
+        """Return the directions [d_sae, d_model] float32 in which an SAE's features write, on the CPU.
+
+        Raises:
+            FileNotFoundError: it cannot be had.
+            ValueError: it is damaged, does not fit the model, or writes in no fixed direction.
+        """
+        if self._through_sae_lens(entry):
+            return read_sae_lens_decoder(
+                entry.path,
+                self.place,
+                entry.layer,
+                d_model,
+                entry.d_sae,
+                local_files_only=self.local_files_only,
+            )
+        return read_decoder(self._params_file(entry, "decoders"), entry, d_model)
+
     def weights_id(self, entry: SaeEntry) -> str:
         """Return what changes with an SAE's weights and costs little to find: a digest of its files.
 
@@ -119,9 +145,10 @@ class SaeSource:
             return not (folder / "params.npz").is_file() and (folder / "cfg.json").is_file()
         return self.uses_sae_lens
 
-    def _params_file(self, entry: SaeEntry) -> Path:
+    def _params_file(self, entry: SaeEntry, half: str = "encoders") -> Path:
         if not self.is_folder:
-            return self._repository.encoder_file(f"{entry.path}/params.npz")
+            repository, name = self._repository, f"{entry.path}/params.npz"
+            return repository.decoder_file(name) if half == "decoders" else repository.encoder_file(name)
         file = Path(self.place, entry.path, "params.npz")
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such SAE file; check --sae-release and --config")

@@ -7,7 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from autoencoders.configurations import SaeEntry
+from extraction.effect_pass import compute_effects
 from extraction.extraction_plan import Plan
+from extraction.gradient_pass import compute_gradients
 from extraction.residual_stream_pass import compute_residual_stream, write_dense_arrays
 from extraction.run_record import Laps, describe_run, inputs_of
 from extraction.sae_pass import encode_saes
@@ -17,11 +19,13 @@ from output_folder.arrays import require_shape
 from output_folder.layout import (
     RESIDUAL_STREAM,
     SCRATCH,
+    gradients_file,
     hidden_states_file,
     opened_for_writing,
     read_record,
     residual_stream_file,
     sae_activations_file,
+    sae_effects_file,
     sae_summary_file,
 )
 from output_folder.tables import write_tables
@@ -34,6 +38,8 @@ class Missing:
 
     layers: list[int]  # without hidden states
     saes: list[SaeEntry]  # without activations or without their summary
+    gradients: list[int]  # layers whose SAEs lack effects, without gradients
+    effects: list[SaeEntry]  # without effects, where they are asked for
     embeddings: bool
     record: bool  # run.json does not say all that is there
 
@@ -45,7 +51,7 @@ class Missing:
 
     @property
     def anything(self) -> bool:
-        return bool(self.keys) or self.record
+        return bool(self.keys or self.effects) or self.record
 
 
 def extract(plan: Plan, workers: Workers, laps: Laps, *, overwrite: bool, discard: bool) -> str:
@@ -60,6 +66,7 @@ def extract(plan: Plan, workers: Workers, laps: Laps, *, overwrite: bool, discar
             require_same_saes(plan, workers.share([e for e in plan.entries if e in described]), described)
             missing = missing_parts(plan, described)
             plan.saes.require(workers.share(missing.saes))
+            plan.saes.require(workers.share(missing.effects), "decoders")
             to_compute = [key for key in missing.keys if not has_residual_stream(plan, key)]
         if to_compute:
             compute_residual_stream(plan, workers, laps, to_compute)
@@ -70,6 +77,11 @@ def extract(plan: Plan, workers: Workers, laps: Laps, *, overwrite: bool, discar
                 laps.lap("hidden states")
                 encode_saes(plan, workers, missing.saes)
                 laps.lap("SAEs")
+            if missing.gradients:
+                compute_gradients(plan, workers, laps, missing.gradients)
+            with workers.together():
+                compute_effects(plan, workers, missing.effects)
+                laps.lap("effects")
             if workers.is_first:
                 record = describe_run(plan, before, laps, workers.size, missing.layers, len(missing.saes))
                 write_json(plan.output / "run.json", record)
@@ -132,7 +144,15 @@ def require_same_saes(plan: Plan, entries: Sequence[SaeEntry], described: dict[S
 
 def missing_parts(plan: Plan, described: dict[SaeEntry, dict]) -> Missing:
     folder = plan.output
+    missing_effects = [
+        entry
+        for entry in plan.entries
+        if plan.with_effects and not (folder / sae_effects_file(entry.layer, entry.average_l0)).exists()
+    ]
+    layers_of_effects = sorted({entry.layer for entry in missing_effects})
     return Missing(
+        gradients=[k for k in layers_of_effects if not (folder / gradients_file(k)).exists()],
+        effects=missing_effects,
         layers=[k for k in plan.layers if not (folder / hidden_states_file(k)).exists()],
         saes=[entry for entry in plan.entries if entry not in described],
         embeddings=not (folder / "embeddings.npz").exists(),

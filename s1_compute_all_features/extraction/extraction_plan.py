@@ -72,6 +72,7 @@ class Plan:
     saes: SaeSource
     chosen_layers: list[int] | None
     compute: ComputeOptions
+    with_effects: bool = False  # gradients of the likelihood, and the effects of all features
 
     @cached_property
     def _config_and_tokenizer(self) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:

@@ -1,9 +1,10 @@
 """Options that a run and the checks before it share, and the plan that they amount to."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from autoencoders.configurations import read_configurations
+from autoencoders.configurations import Configurations, read_configurations
 from autoencoders.sae_source import SaeSource
 from extraction.extraction_plan import ComputeOptions, Plan
 from input_sentences.labelled_csv import read_labelled_sentences
@@ -21,7 +22,7 @@ CONFIGURATIONS = {
 }
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
+def add_source_options(parser: argparse.ArgumentParser, chooses_layers: bool = True) -> None:
     """Add the options that name model and SAEs."""
     model = parser.add_argument_group("model")
     which = model.add_mutually_exclusive_group()
@@ -35,7 +36,10 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--local-files-only", action="store_true", help="use the local Hugging Face cache, never the network"
     )
-    model.add_argument("--layers", type=layer_list, help="blocks to take, for example 0-5,12 (default: all)")
+    if chooses_layers:
+        model.add_argument(
+            "--layers", type=layer_list, help="blocks to take, for example 0-5,12 (default: all)"
+        )
     saes = parser.add_argument_group("sparse autoencoders")
     saes.add_argument(
         "--config", type=Path, help="configurations JSON (default: the file that belongs to the model)"
@@ -47,8 +51,8 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     saes.add_argument("--sae-revision", help="branch, tag or commit of the SAE repository (default: main)")
 
 
-def add_compute_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where and how precisely to compute."""
+def add_compute_options(parser: argparse.ArgumentParser, encodes: bool = True) -> None:
+    """Add the options that say where and how precisely to compute; encodes: SAEs are run on tokens."""
     compute = parser.add_argument_group("computation")
     compute.add_argument(
         "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="default: auto"
@@ -60,20 +64,35 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
         help="of model and SAEs (default: float32)",
     )
     compute.add_argument(
-        "--encoder",
-        choices=("dense", "screened"),
-        default="dense",
-        help="screened: only what a bfloat16 product with its error bound cannot exclude is computed in "
-        "float32, for JumpReLU SAEs and faster where there are bfloat16 units (default: dense)",
-    )
-    compute.add_argument(
         "--allow-tf32", action="store_true", help="TF32 matrix products on CUDA; changes a few activations"
     )
     compute.add_argument(
         "--batch-tokens", type=positive_int, default=4096, help="padded tokens a forward pass (default: 4096)"
     )
-    compute.add_argument(
-        "--chunk-tokens", type=positive_int, help="tokens encoded at once (default: 2048 on a CPU, else 8192)"
+    parser.set_defaults(chunk_tokens=None, encoder="dense")
+    if encodes:
+        compute.add_argument(
+            "--encoder",
+            choices=("dense", "screened"),
+            default="dense",
+            help="screened: only what a bfloat16 product with its error bound cannot exclude is computed in "
+            "float32, for JumpReLU SAEs and faster where there are bfloat16 units (default: dense)",
+        )
+        compute.add_argument(
+            "--chunk-tokens",
+            type=positive_int,
+            help="tokens encoded at once (default: 2048 on a CPU, else 8192)",
+        )
+
+
+def add_effect_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that asks for a backward pass."""
+    effects = parser.add_argument_group("effects")
+    effects.add_argument(
+        "--gradients",
+        action="store_true",
+        help="also the gradient of each sentence's log-likelihood at every layer that has SAEs, and from it "
+        "the first-order effect of every feature; takes about eight times the forward pass",
     )
 
 
@@ -91,6 +110,32 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         ValueError, FileNotFoundError: a file is missing or wrong, or nothing says which SAEs are meant.
     """
     sentences = read_labelled_sentences(args.input) if args.input is not None else None
+    sources = read_sources(args, local_rank)
+    return Plan(
+        arguments=plain_arguments(args),
+        sentences=sentences,
+        output=args.output,
+        model=sources.model,
+        configurations=sources.configurations,
+        saes=sources.saes,
+        chosen_layers=args.layers,
+        compute=sources.compute,
+        with_effects=args.gradients,
+    )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the options of model, SAEs and computation amount to."""
+
+    model: ModelSource
+    configurations: Configurations
+    saes: SaeSource
+    compute: ComputeOptions
+
+
+def read_sources(args: argparse.Namespace, local_rank: int = 0) -> Sources:
+    """Return where model and SAEs come from, and how they are computed with; errors as `make_plan`."""
     place, name = (str(demo_model_folder()), DEMO_MODEL_ID) if args.demo else (args.model, args.model)
     config = args.config or CONFIGURATIONS.get(name)
     if config is None:
@@ -106,21 +151,14 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         args.local_files_only,
         default_place=str(DEMO) if args.demo else None,
     )
-    return Plan(
-        arguments=plain_arguments(args),
-        sentences=sentences,
-        output=args.output,
-        model=ModelSource(place, name, args.revision, args.local_files_only),
-        configurations=configurations,
-        saes=saes,
-        chosen_layers=args.layers,
-        compute=ComputeOptions(
-            args.device,
-            args.dtype,
-            args.allow_tf32,
-            args.batch_tokens,
-            args.chunk_tokens,
-            args.encoder,
-            local_rank,
-        ),
+    compute = ComputeOptions(
+        args.device,
+        args.dtype,
+        args.allow_tf32,
+        args.batch_tokens,
+        args.chunk_tokens,
+        args.encoder,
+        local_rank,
     )
+    model_source = ModelSource(place, name, args.revision, args.local_files_only)
+    return Sources(model_source, configurations, saes, compute)

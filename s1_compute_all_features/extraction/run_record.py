@@ -8,7 +8,13 @@ import torch
 from autoencoders.configurations import SaeEntry
 from extraction.device_memory import peak_memory_bytes
 from extraction.extraction_plan import Plan
-from output_folder.layout import FORMAT_VERSION, hidden_states_file, sae_activations_file, sae_summary_file
+from output_folder.layout import (
+    FORMAT_VERSION,
+    hidden_states_file,
+    sae_activations_file,
+    sae_effects_file,
+    sae_summary_file,
+)
 from twins_s1.provenance import library_versions
 
 
@@ -92,6 +98,8 @@ def describe_saes(folder: Path, entries: list[SaeEntry], before: list[dict]) -> 
     described = sorted(known.values(), key=lambda sae: (sae["layer"], sae["average_l0"]))
     first: dict[str, str] = {}
     for sae in described:
+        effects = sae_effects_file(sae["layer"], sae["average_l0"])
+        sae["effects"] = effects if (folder / effects).exists() else None
         sae.pop("duplicate_of", None)
         earlier = first.setdefault(sae["encoder_sha256"], sae["sae_id"])
         if earlier != sae["sae_id"]:

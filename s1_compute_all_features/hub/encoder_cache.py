@@ -1,4 +1,4 @@
-"""Of SAEs on the hub only the arrays that encode: fetched by range requests, kept in a cache folder."""
+"""Of SAEs on the hub only the arrays that are needed: fetched by range requests, kept in a cache folder."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 from twins_s1.atomic_files import named_file, write_text
 
-ENCODER_MEMBERS = ("W_enc.npy", "b_enc.npy", "threshold.npy")
+MEMBERS = {"encoders": ("W_enc.npy", "b_enc.npy", "threshold.npy"), "decoders": ("W_dec.npy",)}
 DIRECTORY_BYTES = 1 << 14  # read from the end of a params.npz: its directory is a few hundred bytes
 CHUNK_BYTES = 1 << 20
 LOOK_UPS = 8
@@ -71,8 +71,8 @@ def stream_range(url: str, start: int, stop: int) -> Iterator[bytes]:
             wait_or_raise(error, failures)
 
 
-def fetch_encoder(url: str, size: int, target: Path) -> None:
-    """Write an NPZ of `W_enc`, `b_enc` and `threshold` of a remote `params.npz` of `size` bytes.
+def fetch_members(url: str, size: int, members: Sequence[str], target: Path) -> None:
+    """Write an NPZ of some members of a remote `params.npz` of `size` bytes.
 
     The NPZ's directory stands at its end, and tells where each member lies. The spans go to their places
     in a sparse file without a name, which zipfile then reads as if it were whole, checksums included.
@@ -93,17 +93,17 @@ def fetch_encoder(url: str, size: int, target: Path) -> None:
         directory = max(0, size - DIRECTORY_BYTES)
         fill(directory, size)
         try:
-            with zipfile.ZipFile(sparse) as source, zipfile.ZipFile(part, "w") as encoder:
+            with zipfile.ZipFile(sparse) as source, zipfile.ZipFile(part, "w") as chosen:
                 ends = sorted([*(info.header_offset for info in source.infolist()), source.start_dir])
-                members = [source.getinfo(name) for name in ENCODER_MEMBERS]
-                if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+                infos = [source.getinfo(name) for name in members]
+                if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
                     raise WholeFileNeededError
-                for info in members:
+                for info in infos:
                     end = next(end for end in ends if end > info.header_offset)
                     fill(info.header_offset, min(end, directory))
                     with (
                         source.open(info) as stored,
-                        encoder.open(info.filename, "w", force_zip64=True) as copy,
+                        chosen.open(info.filename, "w", force_zip64=True) as copy,
                     ):
                         shutil.copyfileobj(stored, copy, CHUNK_BYTES)
             part.replace(target)
@@ -117,8 +117,8 @@ class SaeRepository:
     """The `params.npz` files of a hub repository, all of one commit.
 
     What is fetched is kept below `folder`: `refs/<revision>` holds a commit, `<commit>/<file>.etag` the
-    hub's content hash of a file, `encoders/<hash>.npz` its encoder, so that a new commit which leaves the
-    weights alone fetches nothing.
+    hub's content hash of a file, `encoders/<hash>.npz` its encoder and `decoders/<hash>.npz` its decoder, so
+    that a new commit which leaves the weights alone fetches nothing.
     """
 
     def __init__(self, repo_id: str, revision: str | None, local_files_only: bool):
@@ -131,7 +131,15 @@ class SaeRepository:
         self.whole_blobs = Path(constants.HF_HUB_CACHE, name, "blobs")
 
     def encoder_file(self, filename: str) -> Path:
-        """Return a local NPZ with the encoder of `filename`; from the hub only if no cache has it.
+        """Return a local NPZ with the encoder of `filename`; see `_file`."""
+        return self._file(filename, "encoders")
+
+    def decoder_file(self, filename: str) -> Path:
+        """Return a local NPZ with the decoder of `filename`; see `_file`."""
+        return self._file(filename, "decoders")
+
+    def _file(self, filename: str, half: str) -> Path:
+        """Return a local NPZ with one half of `filename`; from the hub only if no cache has it.
 
         A whole file in the Hugging Face cache is used as it is.
 
@@ -140,29 +148,29 @@ class SaeRepository:
             OSError: the cache cannot be written.
         """
         with self._named(filename):
-            found = self._look_up(filename)
-            return found if isinstance(found, Path) else self._fetch(filename, *found)
+            found = self._look_up(filename, half)
+            return found if isinstance(found, Path) else self._fetch(filename, half, *found)
 
-    def content_hash(self, filename: str) -> str:
+    def content_hash(self, filename: str, half: str = "encoders") -> str:
         """Return the hub's hash of a file's content; asks the hub only if no cache has it.
 
         Raises:
             FileNotFoundError: it cannot be had; the message names cause and remedy.
         """
         with self._named(filename):
-            found = self._look_up(filename)
+            found = self._look_up(filename, half)
         # Cached files are named by it, here and in the Hugging Face cache.
         return found.resolve().stem if isinstance(found, Path) else found[0]
 
-    def require(self, filenames: Sequence[str]) -> None:
-        """Raise now what fetching these files would raise later: one is missing, offline, or refused.
+    def require(self, filenames: Sequence[str], half: str = "encoders") -> None:
+        """Raise now what fetching a half of these files would raise later: one is missing, offline, refused.
 
         The first one settles the commit, the others are looked up `LOOK_UPS` at a time.
         """
         for filename in filenames[:1]:
-            self.content_hash(filename)
+            self.content_hash(filename, half)
         with ThreadPoolExecutor(LOOK_UPS) as pool:
-            for _ in pool.map(self.content_hash, filenames[1:]):
+            for _ in pool.map(lambda filename: self.content_hash(filename, half), filenames[1:]):
                 pass
 
     def _named(self, filename: str):
@@ -174,10 +182,10 @@ class SaeRepository:
             local_files_only=self.local_files_only,
         )
 
-    def _look_up(self, filename: str) -> Path | tuple[str, int | None]:
+    def _look_up(self, filename: str, half: str) -> Path | tuple[str, int | None]:
         """Return the file if a cache has it, else the content hash and size that the hub says it has."""
         offline = self.local_files_only or is_offline_mode()
-        if (offline or self.commit) and (cached := self._cached(filename)):
+        if (offline or self.commit) and (cached := self._cached(filename, half)):
             return cached
         if offline:
             raise LocalEntryNotFoundError(filename)
@@ -189,7 +197,7 @@ class SaeRepository:
                 break
             except HTTPError as error:
                 gone = isinstance(error, (RevisionNotFoundError, RemoteEntryNotFoundError))
-                if not gone and (cached := self._cached(filename)):
+                if not gone and (cached := self._cached(filename, half)):
                     return cached
                 failures += 1
                 wait_or_raise(error, failures)
@@ -198,9 +206,9 @@ class SaeRepository:
         self.commit = metadata.commit_hash
         self._record(self.folder / "refs" / self.revision, self.commit)
         self._record(self.folder / self.commit / f"{filename}.etag", metadata.etag)
-        return self._cached(filename) or (metadata.etag, metadata.size)
+        return self._cached(filename, half) or (metadata.etag, metadata.size)
 
-    def _cached(self, filename: str) -> Path | None:
+    def _cached(self, filename: str, half: str) -> Path | None:
         recorded = self.folder / "refs" / self.revision
         commits = [self.commit] if self.commit else [self.revision]
         if not self.commit and recorded.is_file():
@@ -210,12 +218,12 @@ class SaeRepository:
             if isinstance(whole, str):
                 return Path(whole)
             etag = self.folder / commit / f"{filename}.etag"
-            if etag.is_file() and (encoder := self._encoder(etag.read_text(encoding="utf-8"))).is_file():
-                return encoder
+            if etag.is_file() and (kept := self._kept(half, etag.read_text(encoding="utf-8"))).is_file():
+                return kept
         return None
 
-    def _fetch(self, filename: str, etag: str, size: int | None) -> Path:
-        target = self._encoder(etag)
+    def _fetch(self, filename: str, half: str, etag: str, size: int | None) -> Path:
+        target = self._kept(half, etag)
         url = hf_hub_url(self.repo_id, filename, revision=self.commit)
         try:
             if size is None or (self.whole_blobs / etag).exists():  # whole under another commit
@@ -223,13 +231,13 @@ class SaeRepository:
             target.parent.mkdir(parents=True, exist_ok=True)
             with named_file(target), WeakFileLock(target.with_suffix(".lock")):
                 if not target.exists():
-                    fetch_encoder(url, size, target)
+                    fetch_members(url, size, MEMBERS[half], target)
             return target
         except WholeFileNeededError:
             return Path(hf_hub_download(self.repo_id, filename, revision=self.commit))
 
-    def _encoder(self, etag: str) -> Path:
-        return self.folder / "encoders" / f"{etag}.npz"
+    def _kept(self, half: str, etag: str) -> Path:
+        return self.folder / half / f"{etag}.npz"
 
     def _record(self, path: Path, text: str) -> None:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

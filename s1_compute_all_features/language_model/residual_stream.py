@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from language_model.padded_batch import PaddedBatch, halved_where_needed
 from language_model.tokens import TokenizedSentences
 from torch import nn
 
@@ -78,52 +79,26 @@ def record_residual_stream(
             handle.remove()
 
 
-@torch.inference_mode()
 def residual_stream_batches(
     model: nn.Module, tokenized: TokenizedSentences, layers: Sequence[int], batches: Sequence[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, dict]]:
     """Yield `(rows, states)` per batch; each of states is CPU `[len(rows), d_model]` float32.
 
     `rows` are the positions in the `[T]` token arrays; `batches` hold sentence indices, as pack_batches
-    makes them. Batches are right-padded and masked, BOS is prepended and left out again. A batch that does
-    not fit the device's memory is halved and repeated.
+    makes them. A batch that does not fit the device's memory is halved and repeated.
     """
     decoder, blocks = decoder_and_blocks(model)
     device = next(decoder.parameters()).device
-    has_bos = int(tokenized.bos_id is not None)
-    lengths = tokenized.n_positions  # [n]
-    pending = list(batches)[::-1]
-    while pending:
-        batch = pending.pop()
-        width = int(lengths[batch].max())
-        input_ids = torch.zeros(len(batch), width, dtype=torch.long)  # [batch, position]
-        is_token = torch.zeros(len(batch), width, dtype=torch.bool)  # [batch, position]
-        for row, index in enumerate(batch):
-            start, stop = tokenized.sentence_offsets[index : index + 2]
-            if has_bos:
-                input_ids[row, 0] = tokenized.bos_id
-            input_ids[row, has_bos : lengths[index]] = torch.from_numpy(
-                tokenized.token_ids[start:stop].astype(np.int64)
-            )
-            is_token[row, has_bos : lengths[index]] = True
-        attention_mask = is_token.long()
-        attention_mask[:, :has_bos] = 1
-        kept = is_token.to(device)
 
-        def keep(states: torch.Tensor, kept: torch.Tensor = kept) -> torch.Tensor:
-            return states[kept].float().cpu()
+    @torch.inference_mode()
+    def run(batch: np.ndarray) -> tuple[np.ndarray, dict]:
+        padded = PaddedBatch.of(tokenized, batch, device)
 
-        try:
-            with record_residual_stream(blocks, layers, keep, stop_after_last=True) as states:
-                decoder(
-                    input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), use_cache=False
-                )
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
-            pending += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
-            continue
-        starts = tokenized.sentence_offsets[batch]
-        rows = np.concatenate([np.arange(a, a + k) for a, k in zip(starts, tokenized.n_tokens[batch])])
-        yield rows, states
+        def keep(states: torch.Tensor) -> torch.Tensor:
+            return states[padded.is_token].float().cpu()
+
+        with record_residual_stream(blocks, layers, keep, stop_after_last=True) as states:
+            decoder(input_ids=padded.input_ids, attention_mask=padded.attention_mask, use_cache=False)
+        return padded.rows, states
+
+    yield from halved_where_needed(batches, run)

@@ -17,6 +17,13 @@ class TokenizedSentences:
     sentence_offsets: np.ndarray  # [n + 1] int64: sentence i is rows offsets[i]:offsets[i + 1]
     bos_id: int | None  # prepended to every sentence in the forward pass, never kept
 
+    def subset(self, index: np.ndarray) -> "TokenizedSentences":
+        """The sentences with the numbers `index` [k], in that order."""
+        starts, ends = self.sentence_offsets[index], self.sentence_offsets[index + 1]
+        rows = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends)])
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        return TokenizedSentences(self.token_ids[rows], self.tokens[rows], offsets, self.bos_id)
+
     @property
     def n_tokens(self) -> np.ndarray:
         return np.diff(self.sentence_offsets)  # [n]

@@ -14,8 +14,9 @@ SCRATCH = "scratch"  # what a run that is not finished knows of its finished SAE
 RESIDUAL_STREAM = "residual_stream"  # in float32, from which SAEs are encoded, now and when the folder grows
 INPUTS = "inputs.json"  # what the folder's content depends on, written before anything else
 LOCK = ".lock"
+TOKEN_LOG_PROBS = "gradients/token_log_probs.npz"
 FILES = ("run.json", "sentences.csv", "tokens.npz", "embeddings.npz", INPUTS)
-FOLDERS = (SCRATCH, RESIDUAL_STREAM, "hidden_states", "sae_activations")
+FOLDERS = (SCRATCH, RESIDUAL_STREAM, "hidden_states", "sae_activations", "gradients", "sae_effects")
 
 
 def hidden_states_file(layer: int) -> str:
@@ -28,6 +29,14 @@ def residual_stream_file(key: int | str) -> str:
 
 def sae_activations_file(layer: int, average_l0: int) -> str:
     return f"sae_activations/layer_{layer}_l0_{average_l0}.npz"
+
+
+def gradients_file(layer: int) -> str:
+    return f"gradients/layer_{layer}.npz"
+
+
+def sae_effects_file(layer: int, average_l0: int) -> str:
+    return f"sae_effects/layer_{layer}_l0_{average_l0}.npz"
 
 
 def sae_summary_file(layer: int, average_l0: int) -> str:

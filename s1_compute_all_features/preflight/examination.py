@@ -53,6 +53,7 @@ class Examination:
     encoder: Encoder | None = None  # of the first planned SAE
     model_bytes_to_fetch: int = 0
     saes_to_fetch: list[SaeEntry] = field(default_factory=list)
+    decoders_to_fetch: list[SaeEntry] = field(default_factory=list)
 
     @property
     def is_gemma(self) -> bool:

@@ -96,7 +96,8 @@ def check_memory(exam: Examination) -> tuple[Result, str]:
 
 def check_disk(exam: Examination) -> tuple[Result, str]:
     by_disk: dict[int, tuple[Path, list]] = {}
-    for what, folder, n_bytes in disk_needs(exam.plan, exam.model_bytes_to_fetch, exam.saes_to_fetch):
+    needs = disk_needs(exam.plan, exam.model_bytes_to_fetch, exam.saes_to_fetch, exam.decoders_to_fetch)
+    for what, folder, n_bytes in needs:
         if n_bytes:
             place = first_existing(folder)
             by_disk.setdefault(place.stat().st_dev, (place, []))[1].append((what, n_bytes))

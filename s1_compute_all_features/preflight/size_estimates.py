@@ -8,6 +8,8 @@ from extraction.extraction_plan import Plan
 from extraction.sae_pass import ON_DEVICE_BYTES
 from hub.cache_folder import cache_root
 from huggingface_hub import constants
+from language_model.likelihood_gradients import MOST_POSITIONS
+from language_model.vocabulary_head import HEAD_BYTES
 
 WIDTH_IF_UNKNOWN = 16_384  # features, where the configurations do not say
 
@@ -15,7 +17,7 @@ WIDTH_IF_UNKNOWN = 16_384  # features, where the configurations do not say
 def memory_needed(plan: Plan, n_parameters: int) -> tuple[int, int]:
     """Return an estimate of the bytes that model, SAEs and their arrays take: `(on the device, beside it)`.
 
-    The model is gone before the first SAE comes, so each figure is the larger of the two phases.
+    The model is gone before the first SAE comes, so each figure is that of the largest phase.
     """
     d_model, itemsize = plan.d_model, plan.compute.dtype.itemsize
     d_mlp = getattr(plan.text_config, "intermediate_size", None) or 4 * d_model
@@ -27,9 +29,29 @@ def memory_needed(plan: Plan, n_parameters: int) -> tuple[int, int]:
     encoder = d_sae * (d_model + 2)
     chunk = plan.compute.chunk_tokens * d_sae * (itemsize + 1)
     on_device = max(weights + within_block, encoder * itemsize + chunk + layer_tokens_bytes(plan))
+    effects = 0
+    if plan.with_effects:
+        on_device = max(on_device, weights + gradient_pass_bytes(plan, d_mlp), 4 * d_sae * d_model)
+        effects = effect_pass_bytes(plan, d_sae)
     # On a GPU the weights pass through main memory; SAEs wait there in float32, one of them being read.
     loading = weights if plan.compute.device.type == "cuda" else 0
-    return on_device, max(loading, recorded, 2 * 4 * encoder)
+    return on_device, max(loading, recorded, 2 * 4 * encoder, effects)
+
+
+def gradient_pass_bytes(plan: Plan, d_mlp: int) -> int:
+    """Bytes that one backward pass takes beside the weights: what blocks keep for it, and logits."""
+    itemsize, positions = plan.compute.dtype.itemsize, min(plan.compute.batch_tokens, MOST_POSITIONS)
+    # Of a block: gate, up, their product and its activation; inputs and outputs of norms and attention.
+    kept = positions * plan.n_layers * (4 * d_mlp + 10 * plan.d_model) * itemsize
+    return kept + 5 * min(HEAD_BYTES, 4 * positions * plan.text_config.vocab_size)
+
+
+def effect_pass_bytes(plan: Plan, d_sae: int) -> int:
+    """Bytes that the effects of one SAE take: decoder (twice while it is read), gradients, sensitivities."""
+    of_sentences = 0
+    if plan.sentences is not None:
+        of_sentences = 4 * plan.n_tokens * plan.d_model + 2 * 4 * len(plan.sentences) * d_sae
+    return 2 * 4 * d_sae * plan.d_model + of_sentences
 
 
 def layer_tokens_bytes(plan: Plan) -> int:
@@ -44,7 +66,10 @@ def layer_tokens_bytes(plan: Plan) -> int:
 
 
 def disk_needs(
-    plan: Plan, model_bytes: int, saes_to_fetch: Sequence[SaeEntry]
+    plan: Plan,
+    model_bytes: int,
+    saes_to_fetch: Sequence[SaeEntry],
+    decoders_to_fetch: Sequence[SaeEntry] = (),
 ) -> list[tuple[str, Path, int]]:
     """Return what will be written, where, and its estimated bytes; what the output has already, negative."""
     hub_cache = Path(constants.HF_HUB_CACHE)
@@ -56,6 +81,9 @@ def disk_needs(
         ("model to fetch", hub_cache, model_bytes),
         ("SAEs to fetch", hub_cache if plan.saes.uses_sae_lens else cache_root(), per_feature * n_features),
     ]
+    if not plan.saes.uses_sae_lens:
+        n_rows = sum(entry.d_sae or WIDTH_IF_UNKNOWN for entry in decoders_to_fetch)
+        needs.append(("decoders to fetch", cache_root(), 4 * plan.d_model * n_rows))
     if plan.sentences is not None:
         output = plan.output
         needs += [(what, output, n_bytes) for what, n_bytes in output_bytes(plan).items()]
@@ -68,10 +96,20 @@ def disk_needs(
 def output_bytes(plan: Plan) -> dict[str, int]:
     """Return the estimated bytes of the files in the output folder, while the run is at its largest."""
     per_layer = plan.n_tokens * plan.d_model  # values
-    return {
+    entries_per_sae = [plan.n_tokens * entry.average_l0 for entry in plan.entries]
+    sizes = {
         "residual stream": 4 * per_layer * len(plan.layers),
         "hidden states": 2 * per_layer * len(plan.layers),
         "embeddings": (4 + 2) * per_layer,
         # A value and its column, 4 bytes each.
-        "activations": 8 * plan.n_tokens * sum(entry.average_l0 for entry in plan.entries),
+        "activations": 8 * sum(entries_per_sae),
     }
+    if plan.with_effects:
+        n_layers = len({entry.layer for entry in plan.entries})
+        n_features = sum(entry.d_sae or WIDTH_IF_UNKNOWN for entry in plan.entries)
+        sizes |= {
+            "gradients": 4 * (per_layer * n_layers + plan.n_tokens),
+            # Steering is dense; ablation has at most an entry for each that fires, attribution just as many.
+            "effects": 4 * len(plan.sentences) * n_features + (8 + 4) * sum(entries_per_sae),
+        }
+    return sizes

@@ -42,6 +42,8 @@ def check_planned_saes(exam: Examination) -> tuple[Result, str]:
 def check_sae_access(exam: Examination) -> tuple[Result, str]:
     saes, entries = exam.plan.saes, exam.plan.entries
     saes.require(entries)
+    if exam.plan.with_effects:
+        saes.require(entries, "decoders")
     if saes.is_folder:
         return Result.OK, f"{len(entries)} in the folder {saes.place}"
     exam.saes_to_fetch = [entry for entry in entries if not saes.is_cached(entry)]
@@ -50,6 +52,9 @@ def check_sae_access(exam: Examination) -> tuple[Result, str]:
     if exam.saes_to_fetch:
         layers = ranges([entry.layer for entry in exam.saes_to_fetch])
         detail += f", access given, {len(exam.saes_to_fetch)} to fetch (layers {layers})"
+    if exam.plan.with_effects:
+        exam.decoders_to_fetch = [entry for entry in entries if not saes.is_cached(entry, "decoders")]
+        detail += f"; decoders: {len(entries) - len(exam.decoders_to_fetch)} of {len(entries)} cached"
     return Result.OK, detail
 
 

@@ -1,0 +1,171 @@
+"""What the steered model writes after neutral openings, and how likely the unsteered model finds it.
+
+Every opening, dose and decoding is a row of one batch, and all rows stand at the same position: a row whose
+opening is longer reads on while others write already, so that nothing is padded and the key-value cache is
+shared.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, product
+
+import numpy as np
+import torch
+from finite_steering.directions import Direction
+from language_model.padded_batch import PaddedBatch
+from language_model.residual_stream import decoder_and_blocks
+from language_model.tokens import TokenizedSentences
+from language_model.vocabulary_head import head_chunks, logits_of, target_log_probs
+from torch import nn
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+OPENINGS = (
+    "Yesterday my neighbour",
+    "When the bus stopped, the man beside me",
+    "I have worked here for two years and",
+    "My sister phoned this morning because",
+)
+DECODINGS = ("greedy", "sampled")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How continuations are written."""
+
+    prompts: tuple[str, ...]
+    tokenized: TokenizedSentences  # of the prompts
+    n_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pen:
+    """One row of the batch: what it continues, how, and how strongly it is steered."""
+
+    prompt: int
+    alpha: float
+    decoding: str
+
+
+def write_continuations(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: int,
+    direction: Direction,
+    alphas: Sequence[float],
+    writing: Writing,
+) -> list[dict]:
+    """Greedy and sampled continuations of every prompt at every dose, 0 among them."""
+    prompts = with_bos(writing.tokenized)
+    pens = [Pen(*choice) for choice in product(range(len(prompts)), sorted({0.0, *alphas}), DECODINGS)]
+    with steered(model, layer, pens, direction.vector, tokenizer.bos_token_id is not None):
+        written = write(model, prompts, pens, writing)  # [row, n_tokens]
+    ends = ids_that_end(model, tokenizer)
+    kept = [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in written]
+    return [
+        {
+            "prompt": writing.prompts[pen.prompt],
+            "decoding": pen.decoding,
+            "seed": writing.seed if pen.decoding == "sampled" else None,
+            "alpha": pen.alpha,
+            "text": tokenizer.decode(ids, skip_special_tokens=True),
+            "perplexity": perplexity,
+        }
+        for pen, ids, perplexity in zip(pens, kept, perplexities(model, prompts, pens, kept))
+    ]
+
+
+def ids_that_end(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens after which a text is over."""
+    named = model.generation_config.eos_token_id
+    return {*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id} - {None}
+
+
+def with_bos(prompts: TokenizedSentences) -> list[list[int]]:
+    """The token ids of each prompt, BOS in front where the model has one."""
+    bos = [] if prompts.bos_id is None else [prompts.bos_id]
+    bounds = zip(prompts.sentence_offsets, prompts.sentence_offsets[1:])
+    return [[*bos, *prompts.token_ids[start:stop].tolist()] for start, stop in bounds]
+
+
+@contextmanager
+def steered(
+    model: nn.Module, layer: int, pens: list[Pen], vector: torch.Tensor, has_bos: bool
+) -> Iterator[None]:
+    """Inside, each row gets its α times `vector` [d_model] after `layer`, at every position but BOS."""
+    _, blocks = decoder_and_blocks(model)
+    change = torch.tensor([pen.alpha for pen in pens])[:, None, None] * vector.cpu()  # [row, 1, d_model]
+    at_start = has_bos
+
+    def add(_module, _args, output):
+        nonlocal at_start
+        states = output[0] if isinstance(output, tuple) else output  # [row, position, d_model]
+        where = torch.ones(states.shape[1], 1)
+        where[0] = 0 if at_start else 1
+        at_start = False  # later calls go on behind BOS
+        states = states + (where * change).to(states)
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    handle = blocks[layer].register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def write(model: nn.Module, prompts: list[list[int]], pens: list[Pen], writing: Writing) -> list[list[int]]:
+    """Return `writing.n_tokens` token ids for each row, whatever they are: a text may end before.
+
+    Sampled rows of one prompt share their random numbers, so that doses differ by what steering does: a token
+    is the one with the largest sum of log-probability and Gumbel noise, which is a draw from the model.
+    """
+    decoder, _ = decoder_and_blocks(model)
+    device = next(decoder.parameters()).device
+    rows = [list(prompts[pen.prompt]) for pen in pens]
+    prompt_of_row = torch.tensor([pen.prompt for pen in pens])
+    is_sampled = torch.tensor([pen.decoding == "sampled" for pen in pens], device=device)
+    generator = torch.Generator().manual_seed(writing.seed)
+    cache = DynamicCache(config=model.config)
+    done, reached = 0, min(map(len, prompts))
+    while reached < max(map(len, prompts)) + writing.n_tokens:
+        ids = torch.tensor([row[done:reached] for row in rows], device=device)
+        states = decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        logits = torch.cat([logits_of(model, decoder, states[chunk]) for chunk in head_chunks(model, states)])
+        noise = -torch.empty(len(prompts), logits.shape[1]).exponential_(generator=generator).log_()
+        drawn = (logits[is_sampled] + noise[prompt_of_row].to(logits)[is_sampled]).argmax(dim=1)
+        chosen = logits.argmax(dim=1)
+        chosen[is_sampled] = drawn
+        for row, token in zip(rows, chosen.tolist()):
+            if len(row) == reached:  # where not, a longer prompt is still being read
+                row.append(token)
+        done, reached = reached, reached + 1
+    starts = [len(prompts[pen.prompt]) for pen in pens]
+    return [row[start : start + writing.n_tokens] for row, start in zip(rows, starts)]
+
+
+@torch.inference_mode()
+def perplexities(
+    model: nn.Module, prompts: list[list[int]], pens: list[Pen], written: list[list[int]]
+) -> list[float | None]:
+    """The unsteered model's perplexity of what each row wrote behind its prompt; None where it is nothing."""
+    decoder, _ = decoder_and_blocks(model)
+    texts = [prompts[pen.prompt] + ids for pen, ids in zip(pens, written)]
+    flat = np.array(list(chain(*texts)), dtype=np.int32)
+    offsets = np.cumsum([0, *map(len, texts)])
+    whole = TokenizedSentences(flat, flat.astype(np.str_), offsets, bos_id=None)  # BOS is a token here
+    padded = PaddedBatch.of(whole, np.arange(len(texts)), next(decoder.parameters()).device)
+    starts = torch.tensor([len(prompts[pen.prompt]) for pen in pens], device=padded.is_token.device)
+    places = torch.arange(1, padded.is_token.shape[1], device=starts.device)
+    wanted = padded.is_token[:, 1:] & (places >= starts[:, None])  # [row, position - 1]
+    states = decoder(
+        input_ids=padded.input_ids, attention_mask=padded.attention_mask, use_cache=False
+    ).last_hidden_state[:, :-1][wanted]
+    targets = padded.input_ids[:, 1:][wanted]
+    chunks = head_chunks(model, states)
+    parts = [target_log_probs(logits_of(model, decoder, states[c]), targets[c]) for c in chunks]
+    log_probs = torch.cat([states.new_zeros(0), *parts]).double()
+    of_rows = log_probs.split([len(ids) for ids in written])
+    return [math.exp(-values.mean()) if len(values) else None for values in of_rows]

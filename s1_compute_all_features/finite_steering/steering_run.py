@@ -1,0 +1,64 @@
+"""A steering run from its plan to its files."""
+
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+from extraction.device_memory import named_memory_failure
+from finite_steering.measured_sentences import N_LABELS
+from finite_steering.steering_files import RECORD, SCRATCH, SLOPES, opened_for_steering, write_tables
+from finite_steering.steering_plan import SteeringPlan
+from finite_steering.steering_units import Steering, steer_all
+from twins_s1.atomic_files import write_json
+from twins_s1.provenance import library_versions
+
+
+def run_steering(plan: SteeringPlan) -> str:
+    """Measure what is missing and write the output folder; return the closing line."""
+    started = time.monotonic()
+    output = plan.output
+    with opened_for_steering(output, plan.inputs, plan.overwrite):
+        if not (output / RECORD).is_file():
+            units = measured_units(plan)
+            write_tables(output, units)
+            write_json(output / RECORD, describe_run(plan, units, time.monotonic() - started))
+        shutil.rmtree(output / SCRATCH, ignore_errors=True)
+    slopes = pd.read_csv(output / SLOPES)
+    own = slopes[slopes["kind"] == "feature"]
+    return (
+        f"{output}: {len(own)} features and {len(slopes) - len(own)} null directions on "
+        f"{len(plan.text.sentences.index)} sentences in {time.monotonic() - started:.0f} s; "
+        f"{(own['p_null'] <= 0.05).sum()} features with p_null <= 0.05; see {output / SLOPES}"
+    )
+
+
+def describe_run(plan: SteeringPlan, units: list[dict], seconds: float) -> dict:
+    """The content of run.json."""
+    sentences = plan.text.sentences
+    features = [
+        {"layer": unit["layer"], "average_l0": unit["average_l0"], **unit["feature"]}
+        for unit in units
+        if "feature" in unit
+    ]
+    return plan.inputs | {
+        "features": features,
+        "sentences_per_label": np.bincount(sentences.labels, minlength=N_LABELS),
+        "groups": len(np.unique(sentences.groups)),
+        "neutral_sentences": 0 if plan.text.neutral is None else len(plan.text.neutral.n_tokens),
+        "arguments": plan.arguments,
+        "libraries": library_versions("torch", "transformers", "numpy", "scipy", "pandas"),
+        "seconds": round(seconds, 1),
+    }
+
+
+def measured_units(plan: SteeringPlan) -> list[dict]:
+    """The content of all units, measured where the output folder lacks them."""
+    config, tokenizer = plan.sources.model.read_config()
+    compute = plan.sources.compute
+    with named_memory_failure(compute.device):
+        model = plan.sources.model.load_weights(config, dtype=compute.dtype, device=compute.device)
+        entries = {(entry.layer, entry.average_l0): entry for entry in plan.sources.configurations.saes}
+        d_model = plan.folder.run["d_model"]
+        steering = Steering(model, tokenizer, plan.sources.saes, entries, d_model, plan.text, plan.options)
+        return steer_all(steering, plan.finalists, plan.output / SCRATCH)

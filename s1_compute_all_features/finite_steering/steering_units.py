@@ -1,0 +1,132 @@
+"""The units of a steering run: each SAE's nulls and each finalist, finished once its file is there."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from autoencoders.configurations import SaeEntry
+from autoencoders.sae_source import SaeSource
+from finite_steering.continuations import write_continuations
+from finite_steering.directions import Direction, finalist_direction, null_directions
+from finite_steering.dose_response import Probe, dose_rows, respond, slope_row
+from finite_steering.finalists import FeaturePlace, activity, by_sae
+from finite_steering.measured_text import MeasuredText
+from finite_steering.side_effects import NeutralText, ablation_rows, neutral_rows
+from finite_steering.steering_plan import SteeringOptions
+from torch import nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+from twins_s1.atomic_files import write_json
+from twins_s1.feature_folder import find_sae, read_sae_activations
+from twins_s1.progress import progress
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Model, SAEs and texts of a run."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    saes: SaeSource
+    entries: dict[tuple[int, int], SaeEntry]
+    d_model: int
+    text: MeasuredText
+    options: SteeringOptions
+
+
+def steer_all(steering: Steering, finalists: list[FeaturePlace], scratch: Path) -> list[dict]:
+    """Measure what `scratch` lacks; return the content of all units, SAE by SAE, nulls first."""
+
+    @lru_cache(1)
+    def at_layer(layer: int) -> tuple[Probe, NeutralText | None]:
+        """Recorded states of one layer, for all its SAEs."""
+        return steering.text.probe(steering.model, layer), steering.text.neutral_text(steering.model, layer)
+
+    groups = by_sae(finalists)
+    total = sum(2 * steering.options.n_nulls + len(group) for group in groups.values())
+    units = []
+    with progress(total, "direction", "steering") as bar:
+        for sae, group in groups.items():
+            units += steer_sae(steering, sae, group, scratch, at_layer, bar)
+    return units
+
+
+def steer_sae(
+    steering: Steering,
+    sae: tuple[int, int],
+    finalists: list[FeaturePlace],
+    scratch: Path,
+    at_layer: Callable[[int], tuple[Probe, NeutralText | None]],
+    bar: tqdm,
+) -> list[dict]:
+    """The units of one SAE: its null directions, then each finalist."""
+    layer, average_l0 = sae
+    options, folder = steering.options, steering.text.folder
+    activations = read_sae_activations(folder, find_sae(folder, layer, average_l0))
+    seen = activity(activations)
+    w_dec = steering.saes.read_decoder(steering.entries[sae], steering.d_model)
+    directions = [finalist_direction(place, seen, w_dec) for place in finalists]
+
+    def measure_nulls() -> dict:
+        probe, _ = at_layer(layer)
+        unit = new_unit(layer, average_l0)
+        for direction in null_directions(directions, seen, w_dec, options.n_nulls, options.seed):
+            response = respond(probe, direction, options.alphas)
+            unit["doses"] += [naming(direction) | row for row in dose_rows(probe, response)]
+            unit["slopes"].append(naming(direction) | slope_row(probe, response))
+            bar.update()
+        return unit
+
+    def measure_finalist(direction: Direction) -> dict:
+        probe, neutral = at_layer(layer)
+        unit = new_unit(layer, average_l0)
+        unit["feature"] = {
+            "feature_id": direction.feature_id,
+            "largest_activation": float(seen.largest[direction.feature_id]),
+        }
+        response = respond(probe, direction, options.alphas)
+        rows = dose_rows(probe, response)
+        rows += ablation_rows(probe, direction, measured_activations, w_dec)
+        if neutral is not None:
+            rows += neutral_rows(neutral, direction, options.alphas)
+        unit["doses"] = [naming(direction) | row for row in rows]
+        unit["slopes"] = [naming(direction) | slope_row(probe, response)]
+        unit["continuations"] = [
+            {"feature_id": direction.feature_id} | written
+            for written in write_continuations(
+                steering.model, steering.tokenizer, layer, direction, options.alphas, options.writing
+            )
+        ]
+        bar.update()
+        return unit
+
+    offsets = folder.sentence_offsets
+    rows = [row for i in steering.text.sentences.index for row in range(offsets[i], offsets[i + 1])]
+    measured_activations = activations[rows]  # CSR [tokens of the measured sentences, d_sae]
+    name = f"layer_{layer}_l0_{average_l0}"
+    units = [kept(scratch / f"{name}_nulls.json", measure_nulls)]
+    for direction in directions:
+        file = scratch / f"{name}_feature_{direction.feature_id}.json"
+        units.append(kept(file, lambda direction=direction: measure_finalist(direction)))
+    return units
+
+
+def new_unit(layer: int, average_l0: int) -> dict:
+    return {"layer": layer, "average_l0": average_l0, "doses": [], "slopes": [], "continuations": []}
+
+
+def naming(direction: Direction) -> dict:
+    return {
+        "feature_id": direction.feature_id,
+        "kind": direction.kind,
+        "null_index": direction.null_index,
+    }
+
+
+def kept(file: Path, measure: Callable[[], dict]) -> dict:
+    """Return what `file` holds, measuring it first where it is not there."""
+    if not file.is_file():
+        write_json(file, measure())
+    return json.loads(file.read_text(encoding="utf-8"))
