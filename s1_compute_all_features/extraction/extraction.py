@@ -79,8 +79,9 @@ def extract(plan: Plan, workers: Workers, laps: Laps, *, overwrite: bool, discar
                 laps.lap("SAEs")
             if missing.gradients:
                 compute_gradients(plan, workers, laps, missing.gradients)
-            with workers.together():
-                compute_effects(plan, workers, missing.effects)
+            if missing.effects:
+                with workers.together():
+                    compute_effects(plan, workers, missing.effects)
                 laps.lap("effects")
             if workers.is_first:
                 record = describe_run(plan, before, laps, workers.size, missing.layers, len(missing.saes))
