@@ -32,7 +32,8 @@ nearest keeps signs, the computed S is not negative. Testing against zero is why
 otherwise the largest error of all (2⁻⁸ of z), costs nothing. Numbers so small that hardware may flush them to
 zero are rounded away beforehand, counted among what rounding took, and FLOOR is added to every norm.
 
-What is returned does not depend on μ and s: they only decide how many candidates there are.
+What is returned depends on μ and s only in that a chunk with too many candidates, or with entries beyond
+LARGEST, is computed densely.
 """
 
 import warnings
@@ -48,7 +49,8 @@ UNIT = 2.0**-24  # unit roundoff of float32
 ACCUMULATION_UNIT = 2.0**-23  # of the additions inside a bfloat16 product, cut off or rounded
 EXTRA = 8  # entries: A, B, C, four ones for O in three parts and its rest, and a zero to fill up
 SLACK = 2.0**-7  # relative, of every term of the bound
-FLOOR = 2.0**-60  # added to norms: far below any threshold, far above what flushing denormals could hide
+FLOOR = 2.0**-50  # added to norms: far below any threshold, far above what flushing denormals could hide
+LARGEST = 2.0**50  # of an entry: sums of products stay far from overflow
 DENSE_SHARE = 1 / 16  # of candidates among all pairs of a chunk, from which computing all is faster
 
 
@@ -139,7 +141,7 @@ class ScreenedJumpRelu:
             torch.zeros_like(parts[0]),  # keeps the width a multiple of eight
         ]
         screen_rows = torch.cat([coarse, torch.stack(columns, dim=1)], dim=1)
-        if not torch.isfinite(screen_rows).all():
+        if not (screen_rows.abs() <= LARGEST).all():
             screen_rows = None  # a bound that overflows excludes nothing
         return cls(weights, encoder.b_enc, threshold, conditioning, screen_rows)
 
@@ -168,7 +170,7 @@ class ScreenedJumpRelu:
         memory: empty at first; what a call leaves in it, the next one computes in.
         """
         tokens = self.screen_tokens(x)
-        if self.screen_rows is None or not torch.isfinite(tokens).all():
+        if self.screen_rows is None or not (tokens.abs() <= LARGEST).all():
             return None
         shape = (self.d_sae, len(x))
         if not memory or memory[0].shape != shape:
