@@ -92,7 +92,7 @@ def add_effect_options(parser: argparse.ArgumentParser) -> None:
         "--gradients",
         action="store_true",
         help="also the gradient of each sentence's log-likelihood at every layer that has SAEs, and from it "
-        "the first-order effect of every feature; takes about eight times the forward pass",
+        "the first-order effect of every feature; takes several times the forward pass",
     )
 
 
