@@ -86,8 +86,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on in {args.output}", file=sys.stderr)
         return 130
-    finally:
-        workers.leave()
     if workers.is_first:
         print(closing_line)
     return 0

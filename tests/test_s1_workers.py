@@ -16,14 +16,11 @@ CPU = torch.device("cpu")
 
 
 def take_part(scenario, rank: int, meeting: Path, results):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    workers = Workers(rank, 2)
+    workers = Workers(rank, 2, store=torch.distributed.FileStore(str(meeting), 2))
     try:
         results.put((rank, scenario(workers), None))
     except SharedError as error:
         results.put((rank, str(error), error.is_mine))
-    finally:
-        workers.leave()
 
 
 @pytest.fixture
@@ -103,15 +100,25 @@ def test_the_first_process_works_before_the_others(in_two_processes, tmp_path):
 
 
 def test_waiting_for_a_slow_download_takes_longer_than_the_librarys_half_hour(monkeypatch):
-    asked = {}
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: asked.update(k, name=a[0]))
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
-    assert Workers.from_environment() == Workers()
-    assert asked == {"name": "gloo", "timeout": LONGEST_WAIT}
+    environment = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+    environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # any port
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    workers = Workers.from_environment()
+    assert (workers.rank, workers.size, workers.local_rank) == (0, 1, 0)
+    assert workers.store.timeout == LONGEST_WAIT
     assert LONGEST_WAIT.total_seconds() > 24 * 3600
+
+
+def test_the_exchange_needs_no_process_group(in_two_processes):
+    """A group's threads aborted a process at its exit, one run in many."""
+
+    def scenario(workers):
+        with workers.together():
+            pass
+        return torch.distributed.is_initialized(), workers.first_then_others(lambda: workers.rank)
+
+    assert in_two_processes(scenario) == [((False, 0), None), ((False, 1), None)]
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from typing import TypeVar
 
 import torch.distributed
@@ -23,22 +24,25 @@ class SharedError(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among `size` processes that share the output folder."""
+    """This process among `size` processes that share the output folder.
+
+    They exchange only short texts, through the key-value store of torchrun's agent, which outlives them all:
+    a process group would bring threads of its own, which can abort a process that is about to exit.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    store: torch.distributed.Store | None = None  # where there are several
+    exchanges: Iterator[int] = field(default_factory=count, compare=False)
 
     @classmethod
     def from_environment(cls) -> "Workers":
-        """Join the group that torchrun's environment variables describe, or be alone."""
+        """Join the processes that torchrun's environment variables describe, or be alone."""
         if "WORLD_SIZE" not in os.environ:
             return cls()
-        # gloo: only short messages are exchanged, tensors never leave their device.
-        torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-        return cls(
-            torch.distributed.get_rank(), torch.distributed.get_world_size(), int(os.environ["LOCAL_RANK"])
-        )
+        store, rank, size = next(torch.distributed.rendezvous("env://", timeout=LONGEST_WAIT))
+        return cls(rank, size, int(os.environ["LOCAL_RANK"]), store)
 
     @property
     def is_first(self) -> bool:
@@ -67,19 +71,20 @@ class Workers:
             self._raise_errors_of_all(error)
 
     def _raise_errors_of_all(self, error: Exception | None) -> None:
-        texts: list[str | None] = [None] * self.size
-        torch.distributed.all_gather_object(texts, None if error is None else str(error))
+        texts = self._texts_of_all("" if error is None else f"error: {error}")
         if error is not None:
-            raise SharedError(str(error), is_mine=texts.index(str(error)) == self.rank) from error
+            raise SharedError(str(error), is_mine=texts.index(texts[self.rank]) == self.rank) from error
         for text in filter(None, texts):
-            raise SharedError(text, is_mine=False)
+            raise SharedError(text.removeprefix("error: "), is_mine=False)
+
+    def _texts_of_all(self, text: str) -> list[str]:
+        """Return the texts of all processes, in the order of their ranks, once each has given its own."""
+        exchange = next(self.exchanges)
+        self.store.set(f"{exchange}/{self.rank}", text)
+        return [self.store.get(f"{exchange}/{rank}").decode() for rank in range(self.size)]
 
     def first_then_others(self, work: Callable[[], T]) -> T:
         """Do `work` in the first process, then in the others: what the first one caches, they find."""
         with self.together():
             result = work() if self.is_first else None
         return result if self.is_first else work()
-
-    def leave(self) -> None:
-        if self.size > 1:
-            torch.distributed.destroy_process_group()
