@@ -90,6 +90,14 @@ def test_the_opposite_is_label_1_where_asked_for(ethics, tmp_path):
     ]
 
 
+def test_what_another_file_says_of_a_sentence_counts_too(ethics, tmp_path):
+    more = "label,scenario\n1,Raj wrote his plans for the week on the calendar. [SEP] furious\n"
+    (ethics / "virtue_test.csv").write_text(more, encoding="utf-8")
+    output = tmp_path / "aggression.csv"
+    assert import_hendrycks.main(from_archive(ethics, output)) == 0
+    assert {row["sentence"].split()[0] for row in read(output)} == {"Mara", "Lena"}
+
+
 def test_an_own_copy_gives_candidates_alone_where_no_test_set_is_named(ethics, tmp_path):
     seeds = tmp_path / "seeds.csv"
     arguments = ["--ethics-dir", str(ethics), "--trait", "Aggression", "--output", str(seeds)]

@@ -35,7 +35,7 @@ DECEIT = any_word(
 NEAR_DECEIT = any_word(
     "admit", "affair", "alter", "answer", "behind", "blackmail", "blam", "borrow", "brib", "claim", "conceal",
     "confess", "disguis", "exam", "fool", "fram", "grade", "hack", "hid", "homework", "honest", "insur",
-    "invent", "key", "know", "lied?", "mistress", "mislead", "misled", "notic", "pay", "paid", "permission",
+    "invent", "key", "know", "mistress", "mislead", "misled", "notic", "pay", "paid", "permission",
     "pirat", "police", "promis", "rob", "rumou?r", "said", "say", "secret", "sell", "sold", "smuggl", "snuck",
     "sneak", "spi(?:ed|es)", "spy", "stole", "steal", "swap", "swip", "switch", "tax", "tell", "test", "told",
     "took", "tak", "trick", "truth", "without",
@@ -89,20 +89,20 @@ def unfairness_verdict(text: JudgedText) -> Verdict:
 BY_RULE = {("commonsense", "dishonesty"): dishonesty_verdict, ("justice", "unfairness"): unfairness_verdict}
 
 
-def rows_of(path: Path, trait: str) -> Iterator[JudgedRow]:
-    """The rows that one file gives: of a virtue file one per sentence, of the others those with a rule."""
-    by_sentence: dict[str, list[JudgedText]] = {}
-    for text in judged_texts(path):
-        by_sentence.setdefault(normalise(text.sentence), []).append(text)
+def rows_of(texts: Iterable[JudgedText], trait: str) -> Iterator[JudgedRow]:
+    """Of the virtue part one row per sentence, with all its adjectives; of the others those with a rule."""
+    by_sentence: dict[tuple[str, str], list[JudgedText]] = {}
+    for text in texts:
+        by_sentence.setdefault((text.part, normalise(text.sentence)), []).append(text)
     adjectives = adjectives_of(trait)
-    for texts in by_sentence.values():
-        first = next((text for text in texts if text.judged), texts[0])
-        if first.part == "virtue":
-            verdict = virtue_verdict(texts, adjectives)
-        elif (first.part, trait) in BY_RULE:
-            verdict = BY_RULE[first.part, trait](first)
+    for (part, _), same in by_sentence.items():
+        first = next((text for text in same if text.judged), same[0])
+        if part == "virtue":
+            verdict = virtue_verdict(same, adjectives)
+        elif (part, trait) in BY_RULE:
+            verdict = BY_RULE[part, trait](first)
         else:
-            return
+            continue
         if verdict.label is not None:
             group = f"ethics-{slug(first.source)}-{first.row}"
             yield JudgedRow(first.sentence, verdict.label, group, verdict.said, first.source, first.row)
@@ -115,5 +115,5 @@ def ethics_test_set(files: Iterable[Path], trait: str, seed: int, with_opposite:
             f"no test set for {trait!r}: which adjectives fit is known of {', '.join(TRAITS)} "
             "(ethics_adjectives.csv)"
         )
-    rows = without_repeats(row for path in files for row in rows_of(path, trait))
-    return balanced(rows, seed, with_opposite)
+    texts = (text for path in files for text in judged_texts(path))
+    return balanced(without_repeats(rows_of(texts, trait)), seed, with_opposite)
