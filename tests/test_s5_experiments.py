@@ -588,3 +588,63 @@ def test_long_work_speaks_into_a_log(copied, capsys, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.02)
     assert train.main([str(copied)]) == 0
     assert re.search(r"^logistic: \d of 7 fits after ", capsys.readouterr().err, flags=re.MULTILINE)
+
+
+def test_each_kind_of_sentence_is_also_measured_apart(copied, capsys):
+    """Where the words of the plain sentences tell the label, TF-IDF knows the plain ones and not the hard."""
+    path = copied.parent / "planted.npz"
+    rows = np.arange(96)
+    plain = rows // 8 % 2 == 0
+    words = np.where(plain, np.array(["ash", "oak", "elm", "yew"])[rows % 4], "tree")
+    sentences = [f"{word} number {i}" for i, word in enumerate(words)]
+    register = np.where(rows < 4, "", np.where(rows < 48, "note", "story"))
+    rewrite(
+        path,
+        sentences=np.array(sentences),
+        difficulty=np.where(plain, "plain", "hard"),
+        register=register,
+    )
+    capsys.readouterr()
+    assert train.main([str(copied), "--freeze", "kinds"]) == 0
+    results = results_of(copied)
+    test = pd.read_csv(copied / "working" / "predictions.csv", keep_default_na=False).query("part == 'test'")
+    assert set(results["apart"]) == {"difficulty", "register"}
+    assert set(results["apart"]["register"]) == {"note", "story"}
+    for column, values in results["apart"].items():
+        for value, entry in values.items():
+            own = test[test[column] == value]
+            assert entry["n"] == len(own)
+            assert entry["n_groups"] == own["group"].nunique()
+            figures = entry["model"]
+            assert figures["test_accuracy"] == pytest.approx((own["y_true"] == own["y_pred"]).mean())
+            assert figures["test_accuracy_low"] <= figures["test_accuracy"] <= figures["test_accuracy_high"]
+    apart = results["apart"]["difficulty"]
+    assert apart["plain"]["tfidf"]["test_accuracy"] > 0.9
+    assert apart["hard"]["tfidf"]["test_accuracy"] < 0.6
+    *_, line, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("register"))
+    assert re.match(r"register note, \d+ sentences: accuracy .*; TF-IDF: accuracy ", line)
+    assert last.startswith("register story, ")
+    assert (copied / "working" / "apart.png").read_bytes().startswith(b"\x89PNG")
+    assert compare.main([str(copied)]) == 0
+    assert "| v0_kinds: hard, " in (copied / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_two_labels_leave_empty_what_needs_grades(copied, capsys):
+    path = copied.parent / "planted.npz"
+    y = np.where(np.arange(96) % 4 < 2, 0, 3)
+    X = load_dataset(path).X
+    X[:, 0] += 3 * y
+    rewrite(path, y=y, X=X)
+    for model in ("logistic", "ordinal", "linear_svm"):
+        arguments = ["--model", model, "--set", "parameters.C=0.1", "--freeze", model]
+        assert train.main([str(copied), *arguments]) == 0
+        assert "warning: the sentences have the labels 0 and 3 only: " in capsys.readouterr().err
+        results = results_of(copied)
+        assert results["classes"] == [0, 3]
+        assert results["test_accuracy"] > 0.8
+        assert results["test_kappa"] > 0.6
+        for figures in (results, results["baselines"]["tfidf"], results["baselines"]["shuffled"]):
+            assert figures["test_mae"] is figures["test_spearman"] is None
+        assert results["cv_mean"]["mae"] is None
+    assert compare.main([str(copied)]) == 0
+    assert "the sentences have the labels 0 and 3 only" in (copied / "comparison.md").read_text()
