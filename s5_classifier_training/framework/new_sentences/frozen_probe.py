@@ -79,6 +79,5 @@ def load_probe(experiment: Path, name: str) -> FrozenProbe:
                 folder / "predictions.csv",
                 dtype={"sentence": str, "difficulty": str, "register": str},
                 keep_default_na=False,
-                float_precision="round_trip",
             ),
         )

@@ -75,7 +75,7 @@ def said(results: NewResults) -> list[str]:
 
 
 def describe(probe: FrozenProbe, results: NewResults) -> list[str]:
-    """The closing lines: what is predicted, and what that is worth here and on the version's test sentences."""
+    """The closing lines: what is predicted, and what that is worth on these and on held-out sentences."""
     predicted = results.predicted.label
     if probe.task == "classification":
         spread = ", ".join(f"{label}: {(predicted == label).sum()}" for label in probe.classes)
@@ -84,11 +84,11 @@ def describe(probe: FrozenProbe, results: NewResults) -> list[str]:
     titles = dict(TITLES[probe.task]) if results.scope.task_metrics else {}
     if results.scope.ends:
         titles["ends_auroc"] = "AUROC of label {1} against {0}:".format(*results.scope.ends)
-    blocks = {"new": results.figures, "held-out": results.held_out}
-    blocks |= {value: figures for values in results.apart.values() for value, figures in values.items()}
+    blocks = [("new", results.figures), ("held-out", results.held_out)]
+    blocks += [pair for values in results.apart.values() for pair in values.items()]
     return [f"{probe.title} predicts {len(predicted)} sentences, {spread}"] + [
         f"on {figures['n']} {which} sentences: {_line(figures, titles)}"
-        for which, figures in blocks.items()
+        for which, figures in blocks
         if figures
     ]
 
