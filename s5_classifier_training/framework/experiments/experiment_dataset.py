@@ -150,3 +150,17 @@ def joined_groups(sentences: np.ndarray, groups: np.ndarray) -> np.ndarray:
     links = (np.ones(n_nodes, bool), (text_codes, n_nodes + group_codes))
     joined = connected_components(coo_matrix(links, shape=(2 * n_nodes, 2 * n_nodes)), directed=False)[1]
     return pd.Series(groups).groupby(joined[text_codes]).transform("min").to_numpy()
+
+
+def rows_in_known_groups(new: Dataset, sentences: np.ndarray, groups: np.ndarray, source: dict) -> np.ndarray:
+    """Which rows of `new`, bool [n], are in one group with one of the known `sentences` [m] of `groups` [m].
+
+    Sentences with the same words are in one group; so are those of one scene, where both datasets come from
+    one CSV (the known one from `source`) and so number scenes alike.
+    """
+    same_csv = new.source["input_sha256"] == source["input_sha256"]
+    shift = 0 if same_csv else groups.max() + 1 - new.groups.min()
+    joined = joined_groups(
+        np.concatenate([sentences, new.sentences]), np.concatenate([groups, new.groups + shift])
+    )
+    return np.isin(joined[len(groups) :], joined[: len(groups)])

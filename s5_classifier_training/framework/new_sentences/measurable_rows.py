@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from experiments.experiment_dataset import LABEL, Dataset, joined_groups
+from experiments.experiment_dataset import LABEL, Dataset
 from new_sentences.frozen_probe import FrozenProbe
 
 LABEL_ENDS = (0, 3)  # the concept absent, and strong
@@ -21,21 +21,6 @@ class Scope:
 
 
 NO_ROWS = np.zeros(0, np.int64)
-
-
-def rows_trained_on(probe: FrozenProbe, new: Dataset) -> np.ndarray:
-    """Which of the new sentences, bool [n], are in one group with a training sentence.
-
-    Sentences with the same words are in one group; so are those of one scene, where both datasets come from
-    one CSV and so number scenes alike.
-    """
-    train = probe.part("train")
-    known = train["group"].to_numpy()
-    same_csv = new.source["input_sha256"] == probe.metadata["source"]["input_sha256"]
-    shift = 0 if same_csv else known.max() + 1 - new.groups.min()
-    sentences = np.concatenate([train["sentence"].to_numpy(str), new.sentences])
-    groups = joined_groups(sentences, np.concatenate([known, new.groups + shift]))
-    return np.isin(groups[len(train) :], groups[: len(train)])
 
 
 def measurable(probe: FrozenProbe, new: Dataset, fresh: np.ndarray) -> Scope:

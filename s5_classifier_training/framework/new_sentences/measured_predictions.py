@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-from experiments.experiment_dataset import Dataset
+from experiments.experiment_dataset import Dataset, rows_in_known_groups
 from measures.grouped_rows import grouped_folds, strata_of
 from measures.metrics import ends_auroc
 from measures.predictions import Prediction, metrics_with_intervals
 from measures.sentence_kinds import measured_apart
 from models.text_baselines import length_prediction, stop_words_prediction, tfidf_prediction
 from new_sentences.frozen_probe import FrozenProbe
-from new_sentences.measurable_rows import Scope, measurable, rows_trained_on
+from new_sentences.measurable_rows import Scope, measurable
 from twins_s5.group_statistics import group_bootstrap, percentile_interval
 
 
@@ -42,7 +42,9 @@ class NewResults:
 def measure_probe(probe: FrozenProbe, new: Dataset) -> NewResults:
     """Predict new sentences and measure what can be; ValueError where they have other inputs."""
     predicted = probe.predict(new)
-    trained_on = rows_trained_on(probe, new)
+    train = probe.part("train")
+    known = train["sentence"].to_numpy(str), train["group"].to_numpy()
+    trained_on = rows_in_known_groups(new, *known, probe.metadata["source"])
     scope = measurable(probe, new, ~trained_on)
     if not len(scope.rows):
         return NewResults(predicted, trained_on, scope, {}, {}, {})
