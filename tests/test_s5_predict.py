@@ -20,8 +20,9 @@ FEATURES = [{"layer": 1, "average_l0": 8, "feature_id": k, "encoder_sha256": "a"
 def frozen(tmp_path_factory):
     """A classification with the version v0_c and a regression with v0_r; only `predictions/` may change."""
     folder = tmp_path_factory.mktemp("s5")
-    write_dataset(folder / "planted.npz", pool="mean", layers=[0], model_revision=None)
-    write_dataset(folder / "activation.npz", task="regression", target=activation_of(7), target_pool="max")
+    write_dataset(folder / "planted.npz", pool="mean", layers=[0], source=known_model("a"))
+    target = {"target": activation_of(7), "target_pool": "max", "target_encoder_sha256": "a" * 64}
+    write_dataset(folder / "activation.npz", task="regression", **target)
     classes = write_experiment(folder / "d3_classes", "planted.npz", parameters={"C": 0.1})
     activation = write_experiment(
         folder / "d2_activation", "activation.npz", task="regression", model="ridge"
@@ -31,13 +32,17 @@ def frozen(tmp_path_factory):
     return folder
 
 
+def known_model(fingerprint) -> dict:
+    return {"input_sha256": "0" * 64, "model": "tiny", "model_fingerprint": fingerprint}
+
+
 def activation_of(feature_id) -> dict:
     return {"layer": 3, "average_l0": 8, "feature_id": feature_id, "chosen_by": "arguments"}
 
 
 def write_people(path, *, labels=(0, 1, 2, 3), **metadata):
     """Other sentences of other words than the planted ones, with the same inputs."""
-    full = {"pool": "mean", "layers": [0], "model_revision": None} | metadata
+    full = {"pool": "mean", "layers": [0]} | metadata
     write_dataset(path, n=80, seed=9, signal=0.8, **full)
     with np.load(path, allow_pickle=False) as file:
         y = file["y"]
@@ -166,9 +171,11 @@ def test_an_activation_is_measured_by_the_labels_it_separates(frozen, tmp_path, 
     assert figures["held_out"] is None
     assert "the model predicts an activation, no label" in capsys.readouterr().err
     other = {"task": "regression", "target": activation_of(8), "target_pool": "max"}
-    write_dataset(tmp_path / "other.npz", seed=9, **other)
-    assert applied(frozen, tmp_path / "other.npz", "d2_activation")[1]["new"] is None
-    assert "the targets are neither labels nor what the model predicts" in capsys.readouterr().err
+    other_weights = {"target": activation_of(7), "target_encoder_sha256": "b" * 64}
+    for changes in ({}, other_weights, {"target": activation_of(7), "target_pool": "mean"}):
+        write_dataset(tmp_path / "other.npz", seed=9, **other | changes)
+        assert applied(frozen, tmp_path / "other.npz", "d2_activation")[1]["new"] is None
+        assert "the targets are neither labels nor what the model predicts" in capsys.readouterr().err
 
 
 def test_sentences_of_the_training_are_not_measured(frozen, tmp_path, capsys):
@@ -209,6 +216,7 @@ def test_labels_that_the_model_does_not_know_are_left_out(frozen, tmp_path, caps
             "has inputs from embedding, d3_classes/v0_c was trained on hidden",
         ),
         ({"source": {"model": "other", "input_sha256": "0"}}, "has model other, d3_classes/v0_c was"),
+        ({"source": known_model("b")}, "has model_fingerprint b, d3_classes/v0_c was trained on a"),
         ({"d": 11}, "has 11 inputs, d3_classes/v0_c was trained on 12"),
         ({"d": 13}, "has 13 inputs, d3_classes/v0_c was trained on 12"),
     ],

@@ -2,10 +2,11 @@
 
 from experiments.experiment_dataset import GENERATE, Dataset
 
-NAMES = {"inputs": "inputs from", "model": "model", "model_revision": "model revision"}
-NAMES |= {"layers": "layers", "pool": "pooling"}
+FINGERPRINT = "model_fingerprint"  # of the weights; this and the next are compared where both are known
+WEIGHTS = "encoder_sha256"  # of a feature's SAE
 FEATURE = ("layer", "average_l0", "feature_id")
-WEIGHTS = "encoder_sha256"  # of a feature's SAE; datasets have none where stage 1 or 4 recorded none
+NAMES = {"inputs": "inputs from", "model": "model", "model_revision": "model revision"}
+NAMES |= {FINGERPRINT: FINGERPRINT, "layers": "layers", "pool": "pooling"}
 
 
 def require_same_inputs(
@@ -18,7 +19,8 @@ def require_same_inputs(
     """
     found, expected = _identity(new.metadata), _identity(metadata)
     for key, title in NAMES.items():
-        if found[key] != expected[key]:
+        known = key != FINGERPRINT or None not in (found[key], expected[key])
+        if known and found[key] != expected[key]:
             raise _mismatch(new, f"{title} {found[key]}", f"{whose} {expected[key]}")
     features = metadata.get("features") or []
     _require_same_features(new, features[:n_inputs], whose)
@@ -33,6 +35,7 @@ def _identity(metadata: dict) -> dict[str, object]:
         "inputs": metadata["strategy"].partition("-to-")[0],  # embedding, hidden or features
         "model": source["model"],
         "model_revision": source.get("model_revision"),
+        FINGERPRINT: source.get(FINGERPRINT),
         "layers": metadata.get("layers"),
         "pool": metadata.get("pool"),
     }

@@ -29,7 +29,7 @@ def measurable(probe: FrozenProbe, new: Dataset, fresh: np.ndarray) -> Scope:
         return Scope(NO_ROWS, said="the sentences have no labels: nothing is measured")
     if new.metadata["target"] == LABEL:
         return _by_labels(probe, new, fresh)
-    if probe.task == "regression" and _target(new) == _target(probe):
+    if probe.task == "regression" and _same_target(new.metadata, probe.metadata):
         return Scope(np.flatnonzero(fresh), task_metrics=True)
     return Scope(NO_ROWS, said="the targets are neither labels nor what the model predicts: none is measured")
 
@@ -61,7 +61,9 @@ def _ends_alone(new: Dataset, fresh: np.ndarray, ends: tuple[int, int], score: s
     return Scope(rows, ends=ends, said=said)
 
 
-def _target(owner: Dataset | FrozenProbe) -> tuple:
-    """The feature whose activation is predicted, and its pooling."""
-    target = owner.metadata["target"]
-    return *(target[key] for key in FEATURE), owner.metadata["target_pool"]
+def _same_target(ours: dict, theirs: dict) -> bool:
+    """Whether both predict one feature's activation: pooled alike, of one SAE where both know its weights."""
+    features = [[metadata["target"][key] for key in FEATURE] for metadata in (ours, theirs)]
+    hashes = [metadata.get("target_encoder_sha256") for metadata in (ours, theirs)]
+    same_weights = None in hashes or hashes[0] == hashes[1]
+    return features[0] == features[1] and ours["target_pool"] == theirs["target_pool"] and same_weights
