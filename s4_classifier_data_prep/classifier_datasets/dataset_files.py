@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from twins_s4.atomic_files import replaced_together, write_arrays, write_json
-from twins_s4.feature_folder import FeatureFolder
+from twins_s4.feature_folder import FeatureFolder, find_sae
 from twins_s4.provenance import library_versions, sha256_of
 from twins_s4.ranking_folder import RankingFolder
 
@@ -15,6 +15,7 @@ from .targets import Target
 
 FORMAT_VERSION = 1
 LIBRARIES = ("numpy", "scipy", "pandas")
+KINDS = ("difficulty", "register")  # columns of sentences.csv by which stage 5 gives its results apart too
 
 
 def require_file_or_nothing(output: Path) -> None:
@@ -43,7 +44,7 @@ def dataset_metadata(
         "target_pool": target.pool,
         "classes": target.classes,
         "layers": list(inputs.layers),
-        "features": inputs.features,
+        "features": inputs.features and [with_weights(feature, features) for feature in inputs.features],
         # Rows whose labels chose the inputs: after `discovery` stage 5 tests on the others only, after `all`
         # no test is free of the choice.
         "inputs_selected_on": inputs.selected_on,
@@ -56,6 +57,12 @@ def dataset_metadata(
         "seed": None,  # nothing here is random
         "libraries": library_versions(*LIBRARIES),
     }
+
+
+def with_weights(feature: dict, features: FeatureFolder) -> dict:
+    """The feature with the hash of the SAE's weights, None where stage 1 recorded none."""
+    sae = find_sae(features, feature["layer"], feature["average_l0"])
+    return feature | {"encoder_sha256": sae.get("encoder_sha256")}
 
 
 def write_dataset(
@@ -85,6 +92,11 @@ def write_dataset(
             d_model=np.int64(features.run["d_model"]),
             sentences=features.sentences["sentence"].to_numpy().astype(str)[rows],
             part=part[rows],
+            **{
+                kind: features.sentences[kind].to_numpy().astype(str)[rows]
+                for kind in KINDS
+                if kind in features.sentences
+            },
             metadata=np.array(json.dumps(metadata, ensure_ascii=False)),
         )
         provenance = {
