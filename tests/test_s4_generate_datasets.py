@@ -451,3 +451,23 @@ def test_where_standard_error_is_no_terminal_progress_is_plain_lines(
     monkeypatch.setattr("twins_s4.progress.PLAIN_SECONDS", 0.001)
     assert run(tmp_path / "a.npz", feature_folder, "--strategy", "hidden-to-concept", "--layers", "all") == 0
     assert re.search(r"^pooling: \d of 3 layers after ", capsys.readouterr().err, flags=re.MULTILINE)
+
+
+def test_kinds_of_sentences_and_weights_are_passed_on(tmp_path):
+    folder = write_feature_folder(tmp_path / "kinds_features", text_kinds=True)
+    run_json = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for sae in run_json["saes"][1:]:
+        sae["encoder_sha256"] = f"weights of {sae['file']}"
+    (folder / "run.json").write_text(json.dumps(run_json), encoding="utf-8")
+    results = write_s2_results(tmp_path / "results", folder)
+    request = ("--strategy", "features-to-concept", "--k", 3, "--s2-results", results, "--binary", "0,3")
+    assert run(tmp_path / "a.npz", folder, *request) == 0
+    dataset = load(tmp_path / "a.npz")
+    kept = pd.read_csv(folder / "sentences.csv").query("concept_strength_label in (0, 3)")
+    for kind in ("difficulty", "register"):
+        assert dataset[kind].tolist() == kept[kind].tolist()
+    hashes = [feature["encoder_sha256"] for feature in dataset["metadata"]["features"]]
+    assert hashes == [*(f"weights of sae_activations/layer_1_l0_{l0}.npz" for l0 in (8, 16)), None]
+    plain = write_feature_folder(tmp_path / "plain_features")
+    assert run(tmp_path / "plain.npz", plain, "--strategy", "hidden-to-concept", "--layer", 1) == 0
+    assert "difficulty" not in load(tmp_path / "plain.npz")
