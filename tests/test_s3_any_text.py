@@ -5,15 +5,15 @@ import re
 import shutil
 from pathlib import Path
 
+import analyze_features
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 from drawing_inputs.drawn_run import load_run
 from drawing_inputs.sentence_labels import UNLABELLED
 from drawings.trajectory_page import build_page
 from synthetic_features import write_feature_folder
-from test_s3_inputs import write_run, write_s2_results
+from test_s3_inputs import PLANTED, dense, write_run, write_s2_results
 from test_s3_page import Document
 from visualize_activations import main
 
@@ -81,8 +81,8 @@ def test_a_text_is_drawn_without_classes(text, s2_results, tmp_path, capsys):
     assert not (tmp_path / "summary_early_detection.png").exists()
 
     offsets = np.load(text / "tokens.npz")["sentence_offsets"]
-    dense = scipy.sparse.load_npz(text / "sae_activations/layer_1_l0_8.npz").toarray()[:, 5]
-    peaks = np.maximum.reduceat(dense, offsets[:-1])  # [12]
+    planted = dense(text, 1, 8)[:, 5]  # [T]
+    peaks = np.maximum.reduceat(planted, offsets[:-1])  # [12]
     table = pd.read_csv(tmp_path / "summary_statistics.csv")
     assert not [column for column in table if "label" in column or "auroc" in column]
     assert table["share_firing"][0] == pytest.approx((peaks > 0).mean())
@@ -94,7 +94,7 @@ def test_a_text_is_drawn_without_classes(text, s2_results, tmp_path, capsys):
 
     with np.load(tmp_path / "data/trajectories.npz", allow_pickle=False) as arrays:
         assert "labels" not in arrays
-        np.testing.assert_array_equal(arrays["activations"][:, 0], dense)
+        np.testing.assert_array_equal(arrays["activations"][:, 0], planted)
     for name in ("mean_trajectories", "first_firing"):
         assert "label" not in pd.read_csv(tmp_path / f"data/{name}.csv")
     with np.load(tmp_path / "data/raster_layer_1_l0_8_feature_5.npz") as raster:
@@ -110,6 +110,21 @@ def test_the_page_of_a_text_follows_the_text_and_names_no_label(text, s2_results
     chooser = document.elements.index(("select", {"id": "label"}))
     assert document.elements[chooser - 1] == ("label", {"hidden": None})
     assert ("option", {"value": "given", "selected": None}) in document.elements
+
+
+def test_what_s2_says_of_its_features_is_enough(text, tmp_path):
+    s1 = with_hash(write_feature_folder(tmp_path / "chosen_features"))
+    quick = ["--permutations", "20", "--bootstrap", "100", "--jobs", "1"]
+    results = tmp_path / "results"
+    assert analyze_features.main(["--input", str(s1), "--output", str(results), *quick]) == 0
+    run = load_run(text, results, None, 1, chosen_elsewhere=True)
+    assert run.features[0].key in PLANTED
+    layer, average_l0, feature_id = run.features[0].key
+    np.testing.assert_array_equal(run.activations[:, 0], dense(text, layer, average_l0)[:, feature_id])
+    with_hash(s1, "c" * 64)
+    assert analyze_features.main(["--input", str(s1), "--output", str(results), *quick]) == 0
+    with pytest.raises(ValueError, match="another SAE"):
+        load_run(text, results, None, 1, chosen_elsewhere=True)
 
 
 @pytest.mark.slow
