@@ -116,7 +116,7 @@ def test_a_dry_run_shows_prompts_and_an_estimate_without_a_key(script, capsys, t
 def test_a_dry_run_of_labelling(capsys, tmp_path):
     arguments = ["--trait", "Dishonesty", "--input", "expanded_data/dishonesty.csv", "--dry-run"]
     assert label_sentences.main([*arguments, "--output", str(tmp_path / "x.csv"), "--judge-votes", "3"]) == 0
-    assert "nothing sent: about 63 requests" in capsys.readouterr().out
+    assert "nothing sent: about 153 requests" in capsys.readouterr().out
 
 
 SEEDS = "initial_hendrycks_data/dishonesty.csv"

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audit.surface_cues import cue_table
 from audit.text_models import text_baselines
-from scipy.stats import spearmanr
+from scipy.stats import chi2_contingency, spearmanr
 from sklearn.feature_extraction.text import CountVectorizer
 
 STAGE = Path(__file__).resolve().parents[1] / "s0_dataset_generation"
 TRAITS = ("aggression", "bravery", "caring", "dishonesty", "unfairness")
-COLUMNS = ["sentence", "concept_strength_label", "group"]
-MORE_COLUMNS = ["register", "difficulty"]
+COLUMNS = ["sentence", "concept_strength_label", "group", "register", "difficulty"]
 LABELS = ("0", "1", "2", "3")
 
 
 def read_rows(folder: str, trait: str) -> list[dict[str, str]]:
     with (STAGE / folder / f"{trait}.csv").open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        assert reader.fieldnames in (COLUMNS, COLUMNS + MORE_COLUMNS)
+        assert reader.fieldnames == COLUMNS
         return list(reader)
 
 
@@ -55,21 +55,60 @@ def test_every_row_is_complete(rows, seeds):
 
 def test_size_and_balance(rows):
     counts = Counter(row["concept_strength_label"] for row in rows)
-    assert sum(counts.values()) >= 400
-    assert all(counts[label] >= 100 for label in LABELS), counts
+    assert sum(counts.values()) >= 1000
+    assert all(counts[label] >= 250 for label in LABELS), counts
+
+
+def test_every_register_and_difficulty_has_equal_shares_of_the_labels(rows):
+    for column, at_least in (("register", 8), ("difficulty", 2)):
+        counts = Counter((row[column], row["concept_strength_label"]) for row in rows)
+        kinds = sorted({kind for kind, _ in counts})
+        assert len(kinds) >= at_least
+        table = np.array([[counts[kind, label] for label in LABELS] for kind in kinds])
+        assert table.min() >= 15, kinds
+        assert chi2_contingency(table).pvalue > 0.5
+
+
+def test_half_of_the_sentences_are_plain_and_four_in_five_of_those_that_are_no_stories(rows):
+    assert {row["difficulty"] for row in rows} == {"plain", "hard"}
+    assert np.mean([row["difficulty"] == "plain" for row in rows]) >= 0.5
+    others = [row["difficulty"] == "plain" for row in rows if row["register"] != "story"]
+    assert np.mean(others) >= 0.8
+
+
+def test_most_sentences_stand_alone(rows):
+    sizes = Counter(row["group"] for row in rows)
+    assert len(sizes) >= 600
+    assert sum(size for size in sizes.values() if size > 1) <= len(rows) / 3
+
+
+def test_no_cue_and_no_function_words_give_the_label_away(rows):
+    sentences = [row["sentence"] for row in rows]
+    labels = np.array([int(row["concept_strength_label"]) for row in rows])
+    assert [cue["cue"] for cue in cue_table(sentences, labels) if cue["p_adjusted"] < 0.05] == []
+    scores = text_baselines(
+        sentences, labels, [row["group"] for row in rows], [row["register"] for row in rows]
+    )
+    assert scores["stop_words"]["accuracy"] <= 0.33
+    assert scores["length"]["accuracy"] <= 0.30
+    assert scores["register"]["accuracy"] <= 0.28
 
 
 def test_five_seeds_of_each_label_all_of_them_in_the_dataset(rows, seeds):
     assert Counter(row["concept_strength_label"] for row in seeds) == dict.fromkeys(LABELS, 5)
-    shipped = {tuple(row[column] for column in COLUMNS) for row in rows}
-    missing = [row["sentence"] for row in seeds if tuple(row[column] for column in COLUMNS) not in shipped]
-    assert missing == []
+    shipped = {tuple(row.values()) for row in rows}
+    assert [row["sentence"] for row in seeds if tuple(row.values()) not in shipped] == []
+    assert len({row["register"] for row in seeds}) >= 4
 
 
 def test_length_does_not_tell_the_label(rows):
-    words = [len(row["sentence"].split()) for row in rows]
-    labels = [int(row["concept_strength_label"]) for row in rows]
+    words = np.array([len(row["sentence"].split()) for row in rows])
+    labels = np.array([int(row["concept_strength_label"]) for row in rows])
+    registers = np.array([row["register"] for row in rows])
     assert abs(spearmanr(words, labels).statistic) < 0.1
+    for register in set(registers):
+        own = registers == register
+        assert abs(spearmanr(words[own], labels[own]).statistic) < 0.1, register
 
 
 def test_no_duplicates_and_no_near_copies(rows):
@@ -85,15 +124,22 @@ def test_no_duplicates_and_no_near_copies(rows):
     assert near == []
 
 
-def test_the_readme_quotes_the_audit(trait, rows):
+def test_the_card_quotes_the_audit(trait, rows):
     """To 0.03, which is less than two sentences in each fold: solvers differ in the last digits."""
     line = re.search(
-        rf"^\| {trait} \|(.*)\|$", (STAGE / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        rf"^\| {trait} \|(.*)\|$",
+        (STAGE / "expanded_data/README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )[1]
     quoted = [float(number) for number in re.findall(r"-?\d\.\d+", line)]
     labels = np.array([int(row["concept_strength_label"]) for row in rows])
-    scores = text_baselines([row["sentence"] for row in rows], labels, [row["group"] for row in rows])
-    names = ("length", "stop_words", "tfidf")
+    scores = text_baselines(
+        [row["sentence"] for row in rows],
+        labels,
+        [row["group"] for row in rows],
+        difficulties=[row["difficulty"] for row in rows],
+    )
+    names = ("length", "stop_words", "tfidf", "tfidf_plain", "tfidf_hard")
     measured = [scores[name][key] for name in names for key in ("accuracy", "quadratic_kappa")]
     assert quoted == pytest.approx(measured, abs=0.03)
 

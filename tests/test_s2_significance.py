@@ -53,7 +53,19 @@ def test_split_keeps_groups_whole_and_labels_balanced():
     parts = split_groups(labels, groups, 0.25, seed=3)
     assert not set(groups[parts == DISCOVERY]) & set(groups[parts == CONFIRMATION])
     counts = np.bincount(labels[parts == CONFIRMATION], minlength=4)
-    assert counts.tolist() == pytest.approx([25, 25, 25, 25], abs=2)
+    assert counts.tolist() == pytest.approx([25, 25, 25, 25], abs=4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scenes_and_sentences_that_stand_alone_have_the_same_shares_in_both_parts(seed):
+    """Else discovery and confirmation are of different kinds of sentences."""
+    groups = np.concatenate([np.repeat(np.arange(50), 4), np.arange(100, 700)])  # 50 scenes, 600 alone
+    labels = np.arange(800) % 4
+    parts = split_groups(labels, groups, 0.25, seed)
+    held_out = parts == CONFIRMATION
+    assert held_out[:200].mean() == pytest.approx(0.25, abs=0.011)
+    assert held_out[200:].mean() == pytest.approx(0.25, abs=0.011)
+    assert np.bincount(labels[held_out]).tolist() == pytest.approx([50] * 4, abs=2)
 
 
 def test_split_depends_on_the_seed_only():
