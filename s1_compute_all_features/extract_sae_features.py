@@ -1,4 +1,4 @@
-"""Run labelled sentences through a language model and every residual-stream SAE of it, once.
+"""Run sentences, labelled or not, through a language model and every residual-stream SAE of it, once.
 
 Phase 1 takes the residual stream after all blocks in one forward pass per padded batch; phase 2 loads
 each SAE once and encodes all tokens. A file that exists under its final name is complete, so the same
@@ -27,7 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--input", type=Path, required=True, help="CSV with columns sentence,concept_strength_label"
+        "--input",
+        type=Path,
+        required=True,
+        help="CSV with columns sentence,concept_strength_label (the labels may be missing), or .txt with one "
+        "sentence a line",
     )
     files.add_argument(
         "--output", type=Path, help="folder to write (default: ./<name of the input>_features)"
@@ -63,6 +67,8 @@ def read_inputs(args: argparse.Namespace, workers: Workers) -> Plan:
                 f"the model is {plan.model.name}",
                 file=sys.stderr,
             )
+        if workers.is_first and plan.sentences.note:
+            print(f"note: {plan.sentences.note}", file=sys.stderr)
         _ = plan.tokenized  # a sentence that does not fit is found here
     return plan
 

@@ -3,16 +3,17 @@
 import math
 
 from drawing_inputs.feature import Feature
+from drawing_inputs.sentence_labels import UNLABELLED, label_title
 from drawings.figure_files import new_figure
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from twins_s3.palette import LABEL_COLOURS, SERIES_COLOURS
+from twins_s3.palette import ACCENT, LABEL_COLOURS, SERIES_COLOURS
 
-LABEL_NAMES = ("unrelated", "same domain, no trait", "partial", "plainly the trait")
 # Seven colours and ten markers have coprime periods, so 70 features differ; markers tell in greyscale.
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "<", "h", ">")
 DASHES = ("-", (0, (6, 1.5)), (0, (2, 1)), (0, (6, 1.5, 1.5, 1.5)))
+LABEL_MARKERS = "osD^"
 LABEL_DASHES = ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (5, 1.5)), "-")
 HEATMAP_COLOURS = "Blues"  # nearly white at 0
 
@@ -25,6 +26,18 @@ def feature_style(i: int) -> dict:
         "markeredgecolor": "white",
         "markeredgewidth": 0.6,
     }
+
+
+def label_line(label: int) -> dict:
+    """How the line of a label looks, or of all sentences where they have no labels."""
+    if label == UNLABELLED:
+        return {"color": ACCENT, "linestyle": "-"}
+    return {"color": LABEL_COLOURS[label], "linestyle": LABEL_DASHES[label]}
+
+
+def label_mark(label: int) -> dict:
+    marker = "o" if label == UNLABELLED else LABEL_MARKERS[label]
+    return {"color": label_line(label)["color"], "marker": marker, "linestyle": "none"}
 
 
 def feature_panels(
@@ -68,6 +81,5 @@ def legend_below(figure: Figure, handles: list, names: list[str]) -> None:
 
 
 def label_legend(figure: Figure, counts: dict[int, int]) -> None:
-    handles = [Line2D([], [], color=LABEL_COLOURS[k], linestyle=LABEL_DASHES[k], lw=2) for k in counts]
-    names = [f"label {k}: {LABEL_NAMES[k]} (n = {n})" for k, n in counts.items()]
-    legend_below(figure, handles, names)
+    handles = [Line2D([], [], lw=2, **label_line(label)) for label in counts]
+    legend_below(figure, handles, [label_title(label, n) for label, n in counts.items()])

@@ -41,6 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--s2-results", type=Path, help="folder written by s2; may be left out when --features is given"
     )
+    files.add_argument(
+        "--frozen",
+        action="store_true",
+        help="take the features of --s2-results as they are to other sentences, labelled or not",
+    )
     files.add_argument("--output", type=Path, default=Path("plots"), help="folder for the figures")
     files.add_argument(
         "--save-data", action="store_true", help="also write the arrays behind the figures to OUTPUT/data"
@@ -109,15 +114,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.s2_results is None and args.features is None:
         parser.error("--s2-results is required unless --features names the features")
+    if args.frozen and args.s2_results is None:
+        parser.error("--frozen needs --s2-results, which chose the features")
     return args
 
 
 def draw(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     output = args.output
-    run = load_run(args.s1_data, args.s2_results, args.features, args.top_n)
+    run = load_run(args.s1_data, args.s2_results, args.features, args.top_n, args.frozen)
     strength = peak_values(run.activations, run.s1.sentence_offsets)[:, 0]  # [n] of the first feature
-    rows = choose_sentences(run.s1.labels, strength, args.labels, args.max_sentences, args.sort)
+    rows = choose_sentences(run.labels, strength, args.labels, args.max_sentences, args.sort)
     open_output(output)
     typography = fonts_for([*run.s1.sentences["sentence"], *run.s1.tokens])
     overviews = compute_overviews(run, args.bootstrap, args.seed)

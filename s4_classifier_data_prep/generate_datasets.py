@@ -12,9 +12,10 @@ from classifier_datasets.dataset_files import (
     write_dataset,
 )
 from classifier_datasets.dataset_options import DatasetOptions
+from classifier_datasets.example_dataset import read_example
 from classifier_datasets.strategies import STRATEGIES
 from load_sentence_data import open_results
-from twins_s4.feature_folder import open_feature_folder
+from twins_s4.feature_folder import FeatureFolder, open_feature_folder
 from twins_s4.option_types import layer_list, positive_int
 from twins_s4.provenance import plain_arguments
 from twins_s4.sentence_pooling import POOLINGS
@@ -43,12 +44,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, help="NPZ file to write; <name>.run.json goes beside it"
     )
     files.add_argument(
+        "--like",
+        type=Path,
+        help="NPZ of this stage, made from other sentences: the same inputs in the same order for these, "
+        "labelled or not",
+    )
+    files.add_argument(
         "--s2-results",
         type=Path,
         help="result folder of stage 2: source of features-to-concept, and of a target when none is named",
     )
     problem = parser.add_argument_group("learning problem")
-    problem.add_argument("--strategy", choices=STRATEGIES, required=True, help="what is predicted from what")
+    problem.add_argument(
+        "--strategy", choices=STRATEGIES, help="what is predicted from what; required unless --like says it"
+    )
     problem.add_argument(
         "--binary",
         type=parse_label_pair,
@@ -94,9 +103,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and reject options that the chosen strategy would silently ignore."""
+    """Parse and reject options that --like or the chosen strategy would silently ignore."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.like is not None:
+        for name in ("strategy", "s2_results", "pool", *CONCERNS):
+            if getattr(args, name, None) is not None or (name == "layers" and hasattr(args, name)):
+                parser.error(
+                    f"--like takes everything from that dataset; leave out --{name.replace('_', '-')}"
+                )
+        return args
+    if args.strategy is None:
+        parser.error("--strategy is required unless --like names a dataset")
     for name, strategies in CONCERNS.items():
         given = hasattr(args, name) if name == "layers" else getattr(args, name) is not None
         if given and args.strategy not in strategies:
@@ -117,19 +135,28 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def dataset_options(args: argparse.Namespace, features: FeatureFolder) -> DatasetOptions:
+    """As given, or those of the dataset whose inputs are wanted for other sentences."""
+    if args.like is None:
+        return DatasetOptions.from_arguments(args)
+    return DatasetOptions.from_example(read_example(args.like, features))
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     started = time.monotonic()
     try:
         require_file_or_nothing(args.output)
-        features = open_feature_folder(args.input)
+        features = open_feature_folder(args.input, needs_labels=False)
         results = open_results(args.s2_results, features) if args.s2_results else None
+        labels = "" if features.labels is not None else " without labels"
         print(
-            f"read {len(features.labels)} sentences, {len(features.tokens)} tokens of "
+            f"read {len(features.groups)} sentences{labels}, {len(features.tokens)} tokens of "
             f"{features.run['model']} from {args.input}"
         )
-        inputs, target = STRATEGIES[args.strategy](DatasetOptions.from_arguments(args), features, results)
-        metadata = dataset_metadata(inputs, target, features, results, plain_arguments(args))
+        options = dataset_options(args, features)
+        inputs, target = STRATEGIES[options.strategy](options, features, results)
+        metadata = dataset_metadata(options, inputs, target, features, results, plain_arguments(args))
         write_dataset(args.output, inputs, target, features, results, metadata, started)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

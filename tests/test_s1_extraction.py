@@ -21,7 +21,7 @@ from extraction import sae_pass
 from extraction.sae_pass import LayerTokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from input_sentences.labelled_csv import read_labelled_sentences
+from input_sentences.input_file import read_input_sentences
 from input_sentences.sentence_groups import sentence_groups
 from language_model.model_source import ModelSource, load_model
 from language_model.residual_stream import EMBEDDINGS, decoder_and_blocks, residual_stream_batches
@@ -478,7 +478,6 @@ def failure(capsys, code, *expected):
     ("content", "expected"),
     [
         ("text,concept_strength_label\na,1\n", ["line 1", "'sentence'"]),
-        ("sentence,label\na,1\n", ["line 1", "'concept_strength_label'"]),
         ("sentence,concept_strength_label\na,1\n ,2\n", ["line 3", "empty sentence"]),
         ("sentence,concept_strength_label\na,4\n", ["line 2", "'4'"]),
         ("sentence,concept_strength_label\na,1.5\n", ["line 2", "'1.5'"]),
@@ -739,10 +738,10 @@ def test_groups_join_scenarios_and_near_duplicates(tmp_path):
         "The ferry left the harbour at nine in the morning!,1,other\n"
         "Rain.,0,rain\n"
     )
-    groups = sentence_groups(read_labelled_sentences(path).table)
+    groups = sentence_groups(read_input_sentences(path).table)
     assert groups[0] == groups[1] == groups[2]
     assert groups[3] != groups[0]
-    without = sentence_groups(read_labelled_sentences(path).table.drop(columns="group"))
+    without = sentence_groups(read_input_sentences(path).table.drop(columns="group"))
     assert without[0] == without[2]
     assert len(set(without)) == 3
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 from extract_sae_features import main
-from input_sentences.labelled_csv import read_labelled_sentences
+from input_sentences.input_file import read_input_sentences
 from input_sentences.sentence_groups import sentence_groups
 from language_model import fingerprint
 from safetensors.torch import load_file, save_file
@@ -206,9 +206,9 @@ def test_what_a_killed_run_was_writing_is_removed(labelled_csv, folder, tiny_gem
 
 
 def test_the_digest_is_of_the_bytes_that_were_read(labelled_csv, tmp_path):
-    sentences = read_labelled_sentences(shutil.copy(labelled_csv, tmp_path / "c.csv"))
+    sentences = read_input_sentences(shutil.copy(labelled_csv, tmp_path / "c.csv"))
     (tmp_path / "c.csv").write_text("changed while the model runs")
-    assert sentences.sha256 == read_labelled_sentences(labelled_csv).sha256
+    assert sentences.sha256 == read_input_sentences(labelled_csv).sha256
 
 
 def test_the_table_of_a_folder_is_an_input(labelled_csv, extracted, tiny_gemma2, tiny_saes, tmp_path):

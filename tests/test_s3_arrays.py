@@ -163,11 +163,10 @@ def test_early_detection_takes_the_confirmation_part_where_it_is_large_enough():
     group = np.arange(len(labels)) // 4
     weights = group_bootstrap(group, 100, np.random.default_rng(0))
     shares = np.array([0.5, 1])
-    for every, held_out, n in ((4, True, 10), (40, False, 40)):
-        early = early_detection(
-            activations, offsets, tokens, labels, group, group % every == 0, weights, shares, 0
-        )
-        assert early.held_out is held_out
+    for every, sentences, n in ((4, "confirmation", 10), (40, "all", 40), (None, "new", 40)):
+        confirmation = None if every is None else group % every == 0
+        early = early_detection(activations, offsets, tokens, labels, group, confirmation, weights, shares, 0)
+        assert early.sentences == sentences
         assert early.n_by_label == {0: n, 3: n}
         # The same words in every sentence say nothing.
         np.testing.assert_array_equal(early.words.estimate, 0.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from autoencoders.configurations import Configurations, SaeEntry
 from autoencoders.sae_source import SaeSource
-from input_sentences.labelled_csv import LabelledSentences
+from input_sentences.input_file import InputSentences
 from language_model.model_source import ModelSource
 from language_model.tokens import TokenizedSentences, tokenize
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -65,7 +65,7 @@ class Plan:
     """What the arguments say, with the local files they name; the model is asked when it is first needed."""
 
     arguments: dict  # for run.json
-    sentences: LabelledSentences | None  # of --input
+    sentences: InputSentences | None  # of --input
     output: Path | None
     model: ModelSource
     configurations: Configurations

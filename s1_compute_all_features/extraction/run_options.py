@@ -7,7 +7,7 @@ from pathlib import Path
 from autoencoders.configurations import Configurations, read_configurations
 from autoencoders.sae_source import SaeSource
 from extraction.extraction_plan import ComputeOptions, Plan
-from input_sentences.labelled_csv import read_labelled_sentences
+from input_sentences.input_file import read_input_sentences
 from language_model.embedded_model import DEMO_MODEL_ID, demo_model_folder
 from language_model.model_source import ModelSource
 from twins_s1.option_types import layer_list, positive_int
@@ -109,7 +109,7 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
     Raises:
         ValueError, FileNotFoundError: a file is missing or wrong, or nothing says which SAEs are meant.
     """
-    sentences = read_labelled_sentences(args.input) if args.input is not None else None
+    sentences = read_input_sentences(args.input) if args.input is not None else None
     sources = read_sources(args, local_rank)
     return Plan(
         arguments=plain_arguments(args),

@@ -73,6 +73,7 @@ def describe_run(
         "n_sentences": len(plan.sentences),
         "n_tokens": plan.n_tokens,
         "input": str(plan.sentences.file),
+        "labelled": plan.sentences.labelled,
         "bos": plan.tokenized.bos_id is not None,
         "saes": describe_saes(plan.output, plan.entries, before["saes"]),
         "libraries": library_versions("torch", "transformers", "numpy", "scipy"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from input_sentences.csv_rows import LABEL
 from input_sentences.sentence_groups import sentence_groups
 from language_model.tokens import TokenizedSentences
 from twins_s1.atomic_files import write_arrays, write_atomically
@@ -22,7 +23,7 @@ def write_tables(folder: Path, sentences: pd.DataFrame, tokenized: TokenizedSent
             return
     table = sentences.drop(columns=["sentence_index", "n_tokens"], errors="ignore")
     table.insert(0, "sentence_index", range(len(table)))
-    table.insert(3, "n_tokens", tokenized.n_tokens)
+    table.insert(3 if LABEL in table else 2, "n_tokens", tokenized.n_tokens)
     table["group"] = sentence_groups(sentences)
     write_atomically(
         folder / "sentences.csv", lambda part: table.to_csv(part, index=False, lineterminator="\n")

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse
 
 FORMAT_VERSION = 1
+LABEL = "concept_strength_label"
 EXTRACT = "run s1_compute_all_features/extract_sae_features.py with this folder as --output; it resumes"
 
 
@@ -20,7 +21,7 @@ class FeatureFolder:
     folder: Path
     run: dict  # run.json
     sentences: pd.DataFrame  # n rows of sentences.csv
-    labels: np.ndarray  # [n] int64, concept_strength_label 0 to 3
+    labels: np.ndarray | None  # [n] int64, concept_strength_label 0 to 3; None where s1 was given none
     groups: np.ndarray  # [n] int64, scenario or cluster of near-duplicates
     sentence_offsets: np.ndarray  # [n + 1] int64: sentence i is rows offsets[i]:offsets[i + 1]
     tokens: np.ndarray  # [T] str
@@ -65,11 +66,12 @@ def read_table(path: Path, remedy: str, **options) -> pd.DataFrame:
         raise ValueError(f"{path} is no readable CSV ({str(error).strip()}); {remedy}") from None
 
 
-def open_feature_folder(folder: Path) -> FeatureFolder:
+def open_feature_folder(folder: Path, needs_labels: bool = True) -> FeatureFolder:
     """Open a feature folder of s1.
 
-    Raises FileNotFoundError for a missing file, ValueError for a foreign format or files that contradict each
-    other. Which layers and SAEs are there is checked where they are read.
+    Raises FileNotFoundError for a missing file, ValueError for a foreign format, files that contradict each
+    other, or sentences without labels where they are needed. Which layers and SAEs are there is checked where
+    they are read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give a feature folder written by s1")
@@ -77,7 +79,13 @@ def open_feature_folder(folder: Path) -> FeatureFolder:
     missing = [key for key in ("saes", "n_sentences", "n_tokens", "model", "d_model") if key not in run]
     if missing:
         raise ValueError(f"{folder / 'run.json'} has no {missing[0]}; {EXTRACT}")
-    table = read_sentences(folder)
+    labelled = run.get("labelled", True)  # folders of a time when all were do not say it
+    if needs_labels and not labelled:
+        raise ValueError(
+            f"{folder} holds sentences without labels, and this command compares labels: give s1 a CSV with "
+            f"{LABEL}, or take to them what was found elsewhere (s3 --frozen, s4 --like)"
+        )
+    table = read_sentences(folder, labelled)
     tokens, offsets = read_tokens(folder)
     counts = (len(table), len(tokens), len(offsets) - 1, offsets[-1])
     if counts != (run["n_sentences"], run["n_tokens"], run["n_sentences"], run["n_tokens"]):
@@ -92,25 +100,24 @@ def open_feature_folder(folder: Path) -> FeatureFolder:
         folder=folder,
         run=run,
         sentences=table,
-        labels=table["concept_strength_label"].to_numpy(np.int64),
+        labels=table[LABEL].to_numpy(np.int64) if labelled else None,
         groups=table["group"].to_numpy(np.int64),
         sentence_offsets=offsets.astype(np.int64),
         tokens=tokens,
     )
 
 
-def read_sentences(folder: Path) -> pd.DataFrame:
+def read_sentences(folder: Path, labelled: bool) -> pd.DataFrame:
     """Read and check sentences.csv; a sentence such as "None" stays text."""
     path = required_file(folder, "sentences.csv", EXTRACT)
     table = read_table(path, EXTRACT, dtype={"sentence": str}, keep_default_na=False)
-    expected = ("sentence_index", "sentence", "concept_strength_label", "group")
+    expected = ("sentence_index", "sentence", *([LABEL] if labelled else []), "group")
     missing = [column for column in expected if column not in table]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]}, expected {', '.join(expected)}; {EXTRACT}")
-    labels = table["concept_strength_label"]
-    if not labels.isin(range(4)).all():
-        bad = labels[~labels.isin(range(4))].iloc[0]
-        raise ValueError(f"{path} has the label {bad}, expected 0, 1, 2 or 3; {EXTRACT}")
+    unknown = table.loc[~table[LABEL].isin(range(4)), LABEL] if labelled else ()
+    if len(unknown):
+        raise ValueError(f"{path} has the label {unknown.iloc[0]}, expected 0, 1, 2 or 3; {EXTRACT}")
     if (table["sentence_index"].to_numpy() != np.arange(len(table))).any():
         raise ValueError(f"{path}: sentence_index does not count 0, 1, 2, …; {EXTRACT}")
     return table

@@ -31,13 +31,15 @@ def run_record(
 ) -> dict:
     """The content of run.json, but for the wall time; `arguments` are those of the command."""
     transfer_records = [transfer_record(other, features, parts) for other in transfers]
-    source = ("input_sha256", "model", "model_revision", "n_sentences", "n_tokens")
+    source = ("input_sha256", "model", "model_revision", "model_fingerprint", "n_sentences", "n_tokens")
+    sae_identity = ("layer", "average_l0", "encoder_sha256")
     return {
         "format_version": FORMAT_VERSION,
         "trait": features.trait,
         "features_run": {
             "path": str(features.folder),
             **{key: features.run.get(key) for key in source},
+            "saes": [{key: sae.get(key) for key in sae_identity} for sae in features.run["saes"]],
         },
         "pool": arguments["pool"],
         "arguments": arguments,

@@ -1,6 +1,7 @@
 """Everything that figures are drawn from: the sentences of s1, the chosen features and their activations."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from twins_s3.provenance import sha256_of
 
 from .feature import Feature, FeatureKey
 from .feature_choice import choose_features
+from .sentence_labels import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class DrawnRun:
     features: list[Feature]
     activations: np.ndarray  # [T, n_features] float32
     attribution: np.ndarray | None  # [T, n_features] float32, nats; None where s1 computed no effects
-    confirmation: np.ndarray  # [n] bool, sentences that had no part in choosing the features
+    # [n] bool, sentences that had no part in choosing the features; None where others chose them
+    confirmation: np.ndarray | None
     inputs_sha256: dict[str, str]
 
     @property
@@ -34,9 +37,18 @@ class DrawnRun:
         return self.activations.max(axis=0)  # [n_features]
 
     @property
+    def labelled(self) -> bool:
+        return self.s1.labels is not None
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The labels [n] int64; `UNLABELLED` for every sentence where there are none."""
+        return self.s1.labels if self.labelled else np.full(len(self.s1.groups), UNLABELLED)
+
+    @property
     def counts(self) -> dict[int, int]:
         """Label -> number of its sentences, for the labels that occur."""
-        labels, n = np.unique(self.s1.labels, return_counts=True)
+        labels, n = np.unique(self.labels, return_counts=True)
         return dict(zip(labels.tolist(), n.tolist()))
 
     def tokens_of(self, row: int) -> slice:
@@ -44,13 +56,20 @@ class DrawnRun:
         return slice(*self.s1.sentence_offsets[row : row + 2])
 
 
-def load_run(s1_data: Path, s2_results: Path | None, named: list[FeatureKey] | None, top_n: int) -> DrawnRun:
-    """Read and check both folders, and choose the features."""
-    s1 = open_feature_folder(s1_data)
-    choice = choose_features(s1, s2_results, named, top_n)
+def load_run(
+    s1_data: Path,
+    s2_results: Path | None,
+    named: list[FeatureKey] | None,
+    top_n: int,
+    chosen_elsewhere: bool = False,
+) -> DrawnRun:
+    """Read and check both folders, and choose the features; `s2_results` of another run if said so."""
+    s1 = open_feature_folder(s1_data, needs_labels=False)
+    choice = choose_features(s1, s2_results, named, top_n, chosen_elsewhere)
     activations, attribution = read_activations(s1, choice.features)
     print(
-        f"read {len(choice.features)} features over {len(s1.labels):,} sentences, {len(s1.tokens):,} tokens"
+        f"read {len(choice.features)} features over {len(s1.groups):,} sentences"
+        f"{'' if s1.labels is not None else ' without labels'}, {len(s1.tokens):,} tokens"
     )
     files = {"s1 run.json": s1_data / "run.json", **choice.files}
     hashes = {name: sha256_of(path) for name, path in files.items()}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from twins_s3.feature_folder import FeatureFolder
+from twins_s3.chosen_elsewhere import require_same_origin
+from twins_s3.feature_folder import FeatureFolder, read_run
 from twins_s3.ranking_folder import ANALYZE, open_rankings, read_ranking
 
 from .feature import Feature, FeatureKey
@@ -16,26 +17,59 @@ class FeatureChoice:
     """The features to draw, and what their choice rests on."""
 
     features: list[Feature]
-    confirmation: np.ndarray  # [n] bool, sentences that had no part in the choice (maybe none)
+    # [n] bool, sentences that had no part in the choice (maybe none); None where others made it
+    confirmation: np.ndarray | None
     files: dict[str, Path]  # what was read of s2
 
 
 def choose_features(
-    s1: FeatureFolder, s2_results: Path | None, named: list[FeatureKey] | None, top_n: int
+    s1: FeatureFolder,
+    s2_results: Path | None,
+    named: list[FeatureKey] | None,
+    top_n: int,
+    chosen_elsewhere: bool,
 ) -> FeatureChoice:
-    """The features `named`, or without them the `top_n` best of `s2_results`, which is then needed."""
+    """The features `named`, or without them the `top_n` best of `s2_results`, which is then needed.
+
+    Raises ValueError unless `s2_results` come from `s1`, or, with `chosen_elsewhere`, from other sentences
+    and the very SAEs of `s1`.
+    """
     if s2_results is None:
-        return FeatureChoice(named_features(named, s1, None), np.zeros(len(s1.labels), bool), {})
-    confirmation = open_rankings(s2_results, s1).part == "confirmation"
+        return FeatureChoice(named_features(named, s1, None), np.zeros(len(s1.groups), bool), {})
     files = {"s2 run.json": s2_results / "run.json"}
+    confirmation = None if chosen_elsewhere else open_rankings(s2_results, s1).part == "confirmation"
     if named:
-        return FeatureChoice(named_features(named, s1, s2_results), confirmation, files)
+        features = named_features(named, s1, s2_results)
+    else:
+        features, source = best_features(s2_results, top_n)
+        files[f"s2 {source}"] = s2_results / source
+    if chosen_elsewhere:
+        require_same_features(s1, s2_results, features)
+    return FeatureChoice(features, confirmation, files)
+
+
+def require_same_features(s1: FeatureFolder, s2_results: Path, features: list[Feature]) -> None:
+    """Raise ValueError unless results of another run are about the very `features` of `s1`."""
+    source = read_run(s2_results, ANALYZE)["features_run"]
+    if source["input_sha256"] == s1.run["input_sha256"]:
+        raise ValueError(
+            f"{s2_results} was computed from the sentences of {s1.folder}, so its features were chosen on "
+            "them: leave out --frozen"
+        )
+    recorded = {(sae["layer"], sae["average_l0"]): sae for sae in source.get("saes", ())}
+    used = dict.fromkeys(feature.key[:2] for feature in features)
+    saes = [recorded.get(key, {"layer": key[0], "average_l0": key[1]}) for key in used]
+    require_same_origin(s1, source, saes, s2_results)
+
+
+def best_features(s2_results: Path, top_n: int) -> tuple[list[Feature], str]:
+    """As `top_features`, saying where they fall short of what was asked for."""
     features, source = top_features(s2_results, top_n)
     if source != "ranked_features.csv":
         print(f"no feature passed s2's filters: drawing the best of {source}, which is not filtered")
     if len(features) < top_n:
         print(f"s2 ranked {len(features)} features, fewer than --top-n {top_n}: drawing these")
-    return FeatureChoice(features, confirmation, files | {f"s2 {source}": s2_results / source})
+    return features, source
 
 
 def top_features(s2_results: Path, top_n: int) -> tuple[list[Feature], str]:

@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 from drawing_inputs.drawn_run import DrawnRun
 from drawing_inputs.feature import Feature
+from drawing_inputs.sentence_labels import UNLABELLED, by_label, label_suffix, label_title
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from plotting_utils import (
     HEATMAP_COLOURS,
-    LABEL_DASHES,
-    LABEL_NAMES,
     feature_panels,
     label_legend,
+    label_line,
+    label_mark,
     legend_below,
 )
 from trajectories.curve_bands import Curves
@@ -26,7 +27,7 @@ from trajectories.early_detection import EarlyDetection
 from trajectories.overviews import SHARES, Overviews
 from trajectories.peak_raster import Raster
 from twins_s3.atomic_files import write_bytes
-from twins_s3.palette import ACCENT, FAINT, INK, LABEL_COLOURS, MUTED
+from twins_s3.palette import ACCENT, FAINT, INK, MUTED
 from twins_s3.progress import progress
 
 from .figure_files import figure_bytes, new_figure
@@ -34,6 +35,11 @@ from .figure_files import figure_bytes, new_figure
 OTHER_FEATURES = "#d4d4d4"  # behind the feature that a panel is about
 RANGES = "#c9c9c9"
 NO_TOKEN = "#ededed"
+DETECTED_ON = {
+    "confirmation": "on the confirmation sentences, which took no part in s2's choice",
+    "all": "on all sentences (optimistic where these chose the features)",
+    "new": "on all sentences, by features that were chosen on others",
+}
 WORDS_STYLE = {"color": INK, "lw": 1.3, "ls": (0, (4, 2))}
 
 
@@ -72,15 +78,15 @@ def mean_trajectory_figure(
     """Mean activation per label along the sentence, one panel per feature."""
     figure, axes = feature_panels(
         features,
-        "Mean activation along the sentence, by label (shaded: simultaneous 95 % band)",
+        f"Mean activation along the sentence{by_label(counts)} (shaded: simultaneous 95 % band)",
         "position in the sentence",
         "mean activation",
     )
     for f, panel in enumerate(axes):
         for label, curve in curves.items():
-            colour = LABEL_COLOURS[label]
-            panel.fill_between(curve.x, curve.low[f], curve.high[f], color=colour, alpha=0.18, lw=0)
-            panel.plot(curve.x, curve.estimate[f], color=colour, ls=LABEL_DASHES[label], lw=1.8)
+            style = label_line(label)
+            panel.fill_between(curve.x, curve.low[f], curve.high[f], color=style["color"], alpha=0.18, lw=0)
+            panel.plot(curve.x, curve.estimate[f], lw=1.8, **style)
         panel.set_ylim(bottom=0)
     label_legend(figure, counts)
     return figure
@@ -92,7 +98,7 @@ def first_firing_figure(
     """Share of sentences in which a feature has fired by then, one panel per feature."""
     figure, axes = feature_panels(
         features,
-        "Share of sentences in which the feature has fired, by label",
+        f"Share of sentences in which the feature has fired{by_label(counts)}",
         "share of the sentence read",
         "share of sentences",
     )
@@ -100,7 +106,7 @@ def first_firing_figure(
         for label, fired in curves.items():
             # Nothing has fired before the first word.
             x, y = np.append(0, shares), np.append(0, fired[f])
-            panel.step(x, y, where="post", color=LABEL_COLOURS[label], ls=LABEL_DASHES[label], lw=1.8)
+            panel.step(x, y, where="post", lw=1.8, **label_line(label))
         panel.set_ylim(0, 1.02)
         panel.grid(axis="y", color=FAINT, lw=0.6)
     label_legend(figure, counts)
@@ -125,11 +131,7 @@ def early_detection_figure(features: list[Feature], early: EarlyDetection) -> Fi
 
 def _detection_title(early: EarlyDetection) -> str:
     n_0, n_3 = early.n_by_label[0], early.n_by_label[3]
-    if early.held_out:
-        subject = "on the confirmation sentences, which took no part in s2's choice"
-    else:
-        subject = "on all sentences (optimistic where these chose the features)"
-    return f"How early label 3 (n = {n_3}) is told from label 0 (n = {n_0})\n{subject}"
+    return f"How early label 3 (n = {n_3}) is told from label 0 (n = {n_0})\n{DETECTED_ON[early.sentences]}"
 
 
 def _draw_detection(panel: Axes, early: EarlyDetection, f: int, bottom: float) -> None:
@@ -182,8 +184,8 @@ def _draw_profiles(axes: Axes, raster: Raster, counts: dict[int, int]) -> None:
     """The mean around the peak, one line for each label that fires."""
     for label in sorted(counts, reverse=True):
         if (raster.labels == label).any():
-            style = {"color": LABEL_COLOURS[label], "ls": LABEL_DASHES[label], "label": f"label {label}"}
-            axes.plot(raster.tokens_from_peak, raster.profile(label), lw=1.8, **style)
+            name = "all sentences" if label == UNLABELLED else f"label {label}"
+            axes.plot(raster.tokens_from_peak, raster.profile(label), lw=1.8, label=name, **label_line(label))
     axes.set_ylabel("mean, where it fires")
     axes.set_ylim(bottom=0)
     if axes.lines:
@@ -200,17 +202,18 @@ def _draw_raster(axes: Axes, raster: Raster, counts: dict[int, int]) -> None:
         block = values[raster.labels == label]
         rows += [block, gap]
         centres.append(height + (len(block) - 1) / 2)
-        names.append(f"label {label}\n{len(block)} of {counts[label]}\nfire")
+        name = "" if label == UNLABELLED else f"label {label}\n"
+        names.append(f"{name}{len(block)} of {counts[label]}\nfire")
         ends.append(height + len(block))
         height += len(block) + len(gap)
     axes.imshow(
-        np.ma.masked_invalid(np.concatenate(rows[:-1])),
+        np.ma.masked_invalid(np.concatenate(rows[:-1] if len(values) else rows)),
         cmap=colormaps[HEATMAP_COLOURS].with_extremes(bad=NO_TOKEN),
         vmin=0,
         vmax=np.nanmax(values) if values.size else 1.0,
         aspect="auto",
         interpolation="nearest",
-        extent=(x[0] - 0.5, x[-1] + 0.5, ends[-1] - 0.5, -0.5),
+        extent=(x[0] - 0.5, x[-1] + 0.5, max(ends[-1], 1) - 0.5, -0.5),
     )
     for end in ends[:-1]:
         axes.axhspan(end - 0.5, end + len(gap) - 0.5, color="white", lw=0)
@@ -224,9 +227,9 @@ def summary_figure(features: list[Feature], statistics: pd.DataFrame, counts: di
     n = len(features)
     figure = new_figure(13, 0.42 * n + 2.2, layout="constrained")
     firing, peak, position = figure.subplots(1, 3, sharey=True)
-    largest = statistics[[f"max_peak_value_label_{k}" for k in counts]].max(axis=1).replace(0, 1)
-    shares = {k: statistics[f"share_firing_label_{k}"] for k in counts}
-    peaks = {k: statistics[f"mean_peak_value_label_{k}"] / largest for k in counts}
+    largest = statistics[[f"max_peak_value{label_suffix(k)}" for k in counts]].max(axis=1).replace(0, 1)
+    shares = {k: statistics[f"share_firing{label_suffix(k)}"] for k in counts}
+    peaks = {k: statistics[f"mean_peak_value{label_suffix(k)}"] / largest for k in counts}
     _draw_by_label(firing, "share of sentences in which it fires", shares, counts)
     _draw_by_label(peak, "mean peak / feature's largest", peaks, counts)
     _draw_peak_positions(position, statistics)
@@ -243,8 +246,7 @@ def _draw_by_label(axes: Axes, x_label: str, by_label: dict[int, pd.Series], cou
     y = np.arange(values.shape[1])
     axes.hlines(y, values.min(axis=0), values.max(axis=0), color=RANGES, lw=1.5, zorder=1)
     for k, row in zip(by_label, values):
-        name = f"label {k}: {LABEL_NAMES[k]} (n = {counts[k]})"
-        axes.plot(row, y, "osD^"[k], color=LABEL_COLOURS[k], ms=8, mec="white", label=name)
+        axes.plot(row, y, ms=8, mec="white", label=label_title(k, counts[k]), **label_mark(k))
     axes.set_xlim(-0.02, 1.05 * max(values.max(), 0.2))
     axes.set_xlabel(x_label)
     axes.grid(axis="y", color=FAINT, lw=0.6)

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from drawing_inputs.drawn_run import DrawnRun
+from drawing_inputs.sentence_labels import LABELS, UNLABELLED, figure_folder
 from twins_s3.atomic_files import write_bytes, write_json
 from twins_s3.progress import progress
 
@@ -23,6 +24,7 @@ from .typography import Typography
 STAGE = Path(__file__).parents[1]
 DRAWING_SOURCES = (  # all code that decides how a sentence's figure looks
     "drawing_inputs/feature.py",
+    "drawing_inputs/sentence_labels.py",
     "drawings/figure_files.py",
     "drawings/sentence_drawing.py",
     "drawings/sentence_figure.py",
@@ -49,7 +51,7 @@ class SentencePainter:
         s1, tokens = self.run.s1, self.run.tokens_of(row)
         figure = self._figure(-(-int(s1.n_tokens[row]) // self.style.tokens_per_row))
         text = s1.sentences["sentence"].iat[row]
-        figure.draw(row, int(s1.labels[row]), text, s1.tokens[tokens], self.run.activations[tokens])
+        figure.draw(row, int(self.run.labels[row]), text, s1.tokens[tokens], self.run.activations[tokens])
         write_bytes(sentence_path(self.output, self.run, row, self.style), figure.image_bytes())
 
     def _figure(self, n_rows: int) -> SentenceFigure:
@@ -61,7 +63,7 @@ class SentencePainter:
 
 
 def sentence_path(output: Path, run: DrawnRun, row: int, style: SentenceStyle) -> Path:
-    return output / f"label_{run.s1.labels[row]}" / f"sentence_{row:06d}.{style.file_format}"
+    return output / figure_folder(run.labels[row]) / f"sentence_{row:06d}.{style.file_format}"
 
 
 _painter: SentencePainter | None = None  # of a worker process
@@ -89,7 +91,7 @@ def drawing_key(run: DrawnRun, typography: Typography, style: SentenceStyle) -> 
         s1.tokens.tolist(),
     ]
     digest = hashlib.sha256(json.dumps(facts).encode())
-    for array in (s1.labels, s1.sentence_offsets, run.activations):
+    for array in (run.labels, s1.sentence_offsets, run.activations):
         digest.update(np.ascontiguousarray(array).tobytes())
     for source in DRAWING_SOURCES:
         digest.update((STAGE / source).read_bytes())
@@ -107,8 +109,9 @@ def rows_to_draw(
     keys = recorded_keys(record)
     key = drawing_key(run, typography, style)
     if keys.get(style.file_format) != key:
-        for stale in output.glob(f"label_[0-3]/sentence_*.{style.file_format}"):
-            stale.unlink()
+        for label in (*LABELS, UNLABELLED):
+            for stale in output.glob(f"{figure_folder(label)}/sentence_*.{style.file_format}"):
+                stale.unlink()
         write_json(record, dict(sorted({**keys, style.file_format: key}.items())))
     return [int(row) for row in rows if not sentence_path(output, run, row, style).exists()]
 

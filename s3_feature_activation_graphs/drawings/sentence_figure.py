@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 from drawing_inputs.feature import Feature
+from drawing_inputs.sentence_labels import sentence_heading
 from matplotlib.lines import Line2D
 from PIL import Image
-from plotting_utils import LABEL_NAMES, feature_style
+from plotting_utils import feature_style
 
 from .figure_files import figure_bytes, new_figure
 from .sentence_style import LEFT, RIGHT, TOP, SentenceStyle
@@ -91,7 +92,7 @@ class SentenceFigure:
         self, sentence_index: int, label: int, sentence: str, tokens: np.ndarray, activations: np.ndarray
     ) -> None:
         """Show one sentence: `tokens` [m] str, `activations` [m, n_features]."""
-        self.heading.set_text(f"Label {label} ({LABEL_NAMES[label]}), sentence {sentence_index}")
+        self.heading.set_text(sentence_heading(label, sentence_index))
         # With a colour bar in the corner the title stops short of it.
         width = self.style.width - LEFT - (0.4 if self.style.kind == "lines" else RIGHT)
         text = wrap(self.typography.drawable(sentence), int(width * 72 / (11.5 * 0.58)), 3)

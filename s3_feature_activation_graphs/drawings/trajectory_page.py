@@ -7,7 +7,8 @@ import jinja2
 import numpy as np
 from drawing_inputs.drawn_run import DrawnRun
 from drawing_inputs.feature import Feature
-from plotting_utils import LABEL_NAMES, feature_style
+from drawing_inputs.sentence_labels import LABEL_NAMES
+from plotting_utils import feature_style
 
 TEMPLATE = Path(__file__).with_name("trajectories_template.html")
 
@@ -22,6 +23,7 @@ def build_page(run: DrawnRun, rows: np.ndarray) -> str:
         features=run.features,
         n_sentences=len(rows),
         has_attribution=run.attribution is not None,
+        labelled=run.labelled,
         labels=list(enumerate(LABEL_NAMES)),
         # Inside a script element only "<" could end it: a token may well be "</script>".
         data=jinja2.utils.markupsafe.Markup(data.replace("<", "\\u003c")),
@@ -74,7 +76,7 @@ def attribution_entry(attribution: np.ndarray, tokens: np.ndarray) -> dict:
 def sentence_entry(run: DrawnRun, row: int) -> dict:
     return {
         "index": row,
-        "label": int(run.s1.labels[row]),
+        "label": int(run.labels[row]) if run.labelled else None,
         "tokens": run.s1.tokens[run.tokens_of(row)].tolist(),
     }
 

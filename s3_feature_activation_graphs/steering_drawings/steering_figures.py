@@ -3,12 +3,13 @@
 import math
 
 import numpy as np
+from drawing_inputs.sentence_labels import LABEL_NAMES
 from drawings.figure_files import new_figure
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from plotting_utils import LABEL_DASHES, LABEL_NAMES, legend_below
+from plotting_utils import LABEL_DASHES, legend_below
 from twins_s3.palette import ACCENT, CONTRAST, FAINT, INK, LABEL_COLOURS, MUTED
 
 from .steering_results import SteeringResults

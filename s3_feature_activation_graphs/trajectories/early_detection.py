@@ -20,7 +20,7 @@ class EarlyDetection:
     words: Curves | None  # one curve; None where no text model could be fitted
     onset: np.ndarray  # [n_features] share from which the lower bound stays above 0.5, NaN if none
     n_by_label: dict[int, int]  # number of sentences of label 0 and 3 that the curves are about
-    held_out: bool  # whether those had no part in the choice of the features
+    sentences: str  # `confirmation`, `all`, or `new`: all, and none of them chose the features
 
 
 def early_detection(
@@ -29,7 +29,7 @@ def early_detection(
     tokens: np.ndarray,
     labels: np.ndarray,
     group: np.ndarray,
-    confirmation: np.ndarray,
+    confirmation: np.ndarray | None,
     weights: np.ndarray,
     shares: np.ndarray,
     seed: int,
@@ -37,11 +37,12 @@ def early_detection(
     """Cumulative AUROC on the sentences of `confirmation` [n] bool, which did not choose the features.
 
     Where these are fewer than `MIN_HELD_OUT` of label 0 or 3, on all sentences, which flatters features
-    that were chosen on them. Raises ValueError when label 0 or 3 does not occur.
+    that were chosen on them. With `confirmation` None, others chose them: on all sentences.
+    Raises ValueError when label 0 or 3 does not occur.
     """
-    counts = [(labels[confirmation] == label).sum() for label in (0, 3)]
-    held_out = bool(min(counts) >= MIN_HELD_OUT)
-    rows = confirmation if held_out else np.ones_like(confirmation)
+    held_out = confirmation is not None and is_enough(labels[confirmation])
+    sentences = "new" if confirmation is None else "confirmation" if held_out else "all"
+    rows = confirmation if held_out else np.ones(len(labels), bool)
     prefix = prefix_peaks(activations, offsets, shares)[:, rows]  # [n_shares, n_rows, n_features]
     curves = cumulative_auroc(prefix, labels[rows], weights[:, rows], shares)
     prefixes = text_prefixes(tokens, offsets, shares)
@@ -52,7 +53,12 @@ def early_detection(
     if np.isfinite(scores[:, extreme]).all():
         words = cumulative_auroc(scores[..., None], labels[rows], weights[:, rows], shares)
     n_by_label = {label: int((labels[rows] == label).sum()) for label in (0, 3)}
-    return EarlyDetection(curves, words, detectable_from(curves), n_by_label, held_out)
+    return EarlyDetection(curves, words, detectable_from(curves), n_by_label, sentences)
+
+
+def is_enough(labels: np.ndarray) -> bool:
+    """Whether sentences of these labels can be judged by themselves."""
+    return min((labels == label).sum() for label in (0, 3)) >= MIN_HELD_OUT
 
 
 def cumulative_auroc(

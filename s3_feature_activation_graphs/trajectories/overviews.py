@@ -29,7 +29,7 @@ class Overviews:
 
 def compute_overviews(run: DrawnRun, n_boot: int, seed: int) -> Overviews:
     """Compute all arrays, with one bootstrap of groups for all bands."""
-    offsets, labels = run.s1.sentence_offsets, run.s1.labels
+    offsets, labels = run.s1.sentence_offsets, run.labels
     weights = group_bootstrap(run.s1.groups, n_boot, np.random.default_rng(seed))  # [n_boot, n]
     with progress(4, "part", "statistics") as bar:
         early = compute_early_detection(run, weights, seed)
@@ -45,15 +45,16 @@ def compute_overviews(run: DrawnRun, n_boot: int, seed: int) -> Overviews:
 
 
 def compute_early_detection(run: DrawnRun, weights: np.ndarray, seed: int) -> EarlyDetection | None:
-    """Early detection where there are sentences of label 0 and 3; elsewhere that is said."""
+    """Early detection where there are sentences of label 0 and 3; labels without these are told so."""
     if not {0, 3} <= run.counts.keys():
-        print("no early detection: it needs sentences of label 0 and of label 3")
+        if run.labelled:
+            print("no early detection: it needs sentences of label 0 and of label 3")
         return None
     return early_detection(
         run.activations,
         run.s1.sentence_offsets,
         run.s1.tokens,
-        run.s1.labels,
+        run.labels,
         run.s1.groups,
         run.confirmation,
         weights,

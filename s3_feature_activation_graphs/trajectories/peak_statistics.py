@@ -2,10 +2,10 @@
 
 import numpy as np
 import pandas as pd
+from drawing_inputs.sentence_labels import LABELS, UNLABELLED, label_suffix
 
 from .positions import first_firing_positions, peak_positions, peak_values, relative_positions
 
-LABELS = (0, 1, 2, 3)
 MIN_FIRING = 10  # sentences; below it a mean position says nothing, and s2 ranks no such feature either
 
 
@@ -14,7 +14,8 @@ def summary_statistics(
 ) -> pd.DataFrame:
     """One row per feature: share firing and peak by label, where the peak lies, early or late.
 
-    `mean_peak_value_label_k` is the mean over all sentences of the label, silent ones counted as 0;
+    `mean_peak_value_label_k` is the mean over all sentences of the label, silent ones counted as 0; without
+    labels it is `mean_peak_value`, over all sentences;
     positions are relative (0 first token, 1 end) and over the sentences in which the feature fires.
     `activator` is `early` or `late` where the 95 % bootstrap interval of the mean peak position lies
     below or above the middle of the sentence, `undecided` where it holds the middle or the feature fires in
@@ -25,12 +26,12 @@ def summary_statistics(
     peak_share = relative_positions(peak_tokens, offsets)  # [n, n_features]
     first_share = relative_positions(first_firing_positions(activations, offsets), offsets)
     columns = {"share_firing": (peaks > 0).mean(axis=0)}
-    for label in LABELS:
-        rows = labels == label
+    for label in (UNLABELLED,) if (labels == UNLABELLED).all() else LABELS:
+        rows, name = labels == label, label_suffix(label)
         empty = np.full(peaks.shape[1], np.nan)
-        columns[f"share_firing_label_{label}"] = (peaks[rows] > 0).mean(axis=0) if rows.any() else empty
-        columns[f"mean_peak_value_label_{label}"] = peaks[rows].mean(axis=0) if rows.any() else empty
-        columns[f"max_peak_value_label_{label}"] = peaks[rows].max(axis=0) if rows.any() else empty
+        columns[f"share_firing{name}"] = (peaks[rows] > 0).mean(axis=0) if rows.any() else empty
+        columns[f"mean_peak_value{name}"] = peaks[rows].mean(axis=0) if rows.any() else empty
+        columns[f"max_peak_value{name}"] = peaks[rows].max(axis=0) if rows.any() else empty
     fires = peaks > 0  # [n, n_features] bool
     n_firing = fires.sum(axis=0)  # [n_features]
     columns["n_firing"] = n_firing

@@ -19,11 +19,17 @@ def save_data(run: DrawnRun, overviews: Overviews, folder: Path) -> None:
     names = np.array([feature.short_name for feature in run.features])  # [n_features] layer:l0:id
     save_trajectories(run, names, folder / "trajectories.npz")
     for feature, raster in zip(run.features, overviews.rasters):
-        save_raster(raster, folder / f"raster_{feature.slug}.npz")
-    write_csv(mean_table(names, overviews.means), folder / "mean_trajectories.csv")
-    write_csv(firing_table(names, overviews.firing), folder / "first_firing.csv")
+        save_raster(raster, labels_array(run.labelled, raster.labels), folder / f"raster_{feature.slug}.npz")
+    unsaid = [] if run.labelled else ["label"]
+    write_csv(mean_table(names, overviews.means).drop(columns=unsaid), folder / "mean_trajectories.csv")
+    write_csv(firing_table(names, overviews.firing).drop(columns=unsaid), folder / "first_firing.csv")
     if overviews.early is not None:
         write_csv(detection_table(names, overviews.early), folder / "early_detection.csv")
+
+
+def labels_array(labelled: bool, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The array `labels` of an NPZ, which is left out where there are none."""
+    return {"labels": labels} if labelled else {}
 
 
 def save_trajectories(run: DrawnRun, names: np.ndarray, path: Path) -> None:
@@ -34,20 +40,20 @@ def save_trajectories(run: DrawnRun, names: np.ndarray, path: Path) -> None:
         feature=names,
         tokens=run.s1.tokens,
         sentence_offsets=offsets,
-        sentence_index=np.arange(len(run.s1.labels)),
-        labels=run.s1.labels,
+        sentence_index=np.arange(len(run.labels)),
+        **labels_array(run.labelled, run.labels),
         peak_values=peak_values(run.activations, offsets),
         peak_positions=peak_positions(run.activations, offsets),
         first_firing_positions=first_firing_positions(run.activations, offsets),
     )
 
 
-def save_raster(raster: Raster, path: Path) -> None:
+def save_raster(raster: Raster, labels: dict[str, np.ndarray], path: Path) -> None:
     write_npz(
         path,
         values=raster.values,
         sentence_index=raster.sentence,
-        labels=raster.labels,
+        **labels,
         tokens_from_peak=raster.tokens_from_peak,
     )
 

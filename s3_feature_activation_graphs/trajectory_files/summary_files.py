@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from drawing_inputs.drawn_run import DrawnRun
 from drawing_inputs.feature import Feature
+from drawing_inputs.sentence_labels import UNLABELLED, label_suffix
 from trajectories.early_detection import EarlyDetection
 from trajectories.overviews import Overviews
 from twins_s3.atomic_files import write_text
@@ -39,7 +40,7 @@ def summary_table(
     )
     table = pd.concat([names.astype({"rank": "Int64"}), statistics], axis=1)
     if early is not None:
-        table["auroc_sentences"] = "confirmation" if early.held_out else "all"
+        table["auroc_sentences"] = early.sentences
         table["auroc_full_sentence"] = early.features.estimate[:, -1]
         table["auroc_full_sentence_low"] = early.features.low[:, -1]
         table["auroc_full_sentence_high"] = early.features.high[:, -1]
@@ -50,7 +51,7 @@ def summary_table(
 def summary_text(run: DrawnRun, table: pd.DataFrame) -> str:
     """The table as prose, one paragraph per feature."""
     lines = [
-        f"{len(run.features)} features over {len(run.s1.labels)} sentences of {run.s1.run['model']}",
+        f"{len(run.features)} features over {len(run.labels)} sentences of {run.s1.run['model']}",
         "Positions are shares of a sentence (0 its beginning, 1 its end), over the sentences that fire.",
         "",
     ]
@@ -65,10 +66,11 @@ def summary_text(run: DrawnRun, table: pd.DataFrame) -> str:
 
 
 def label_line(label: int, n: int, row: dict) -> str:
+    name, of = label_suffix(label), "" if label == UNLABELLED else f"label {label}: "
     return (
-        f"   label {label}: fires in {row[f'share_firing_label_{label}']:.0%} of {n}, "
-        f"mean peak {row[f'mean_peak_value_label_{label}']:.4g}, "
-        f"largest {row[f'max_peak_value_label_{label}']:.4g}"
+        f"   {of}fires in {row[f'share_firing{name}']:.0%} of {n}, "
+        f"mean peak {row[f'mean_peak_value{name}']:.4g}, "
+        f"largest {row[f'max_peak_value{name}']:.4g}"
     )
 
 

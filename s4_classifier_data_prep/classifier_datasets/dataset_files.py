@@ -10,10 +10,12 @@ from twins_s4.feature_folder import FeatureFolder, find_sae
 from twins_s4.provenance import library_versions, sha256_of
 from twins_s4.ranking_folder import RankingFolder
 
+from .dataset_options import DatasetOptions
 from .strategies import Inputs
 from .targets import Target
 
 FORMAT_VERSION = 1
+SOURCE = ("input_sha256", "model", "model_revision", "model_fingerprint")
 LIBRARIES = ("numpy", "scipy", "pandas")
 KINDS = ("difficulty", "register")  # columns of sentences.csv by which stage 5 gives its results apart too
 
@@ -27,6 +29,7 @@ def require_file_or_nothing(output: Path) -> None:
 
 
 def dataset_metadata(
+    options: DatasetOptions,
     inputs: Inputs,
     target: Target,
     features: FeatureFolder,
@@ -36,11 +39,13 @@ def dataset_metadata(
     """What stage 5 and a reader need to know of the arrays; `arguments` are those of the command."""
     return {
         "format_version": FORMAT_VERSION,
-        "strategy": arguments["strategy"],
+        "strategy": options.strategy,
         "task": target.task,
+        "labelled": target.y is not None,
         "trait": features.trait,
         "pool": inputs.pool,
         "target": target.source,
+        "target_encoder_sha256": target_weights(target, features),
         "target_pool": target.pool,
         "classes": target.classes,
         "layers": list(inputs.layers),
@@ -50,10 +55,12 @@ def dataset_metadata(
         "inputs_selected_on": inputs.selected_on,
         "source": {
             "path": str(features.folder),
-            **{key: features.run.get(key) for key in ("input_sha256", "model", "model_revision")},
+            **{key: features.run.get(key) for key in SOURCE},
         },
+        "like": options.like.record if options.like else None,
         "s2_results": str(results.folder) if results else None,
-        "arguments": arguments,
+        # What --like stands for is said as if it had been given.
+        "arguments": arguments | {"strategy": options.strategy, "binary": options.binary},
         "seed": None,  # nothing here is random
         "libraries": library_versions(*LIBRARIES),
     }
@@ -63,6 +70,13 @@ def with_weights(feature: dict, features: FeatureFolder) -> dict:
     """The feature with the hash of the SAE's weights, None where stage 1 recorded none."""
     sae = find_sae(features, feature["layer"], feature["average_l0"])
     return feature | {"encoder_sha256": sae.get("encoder_sha256")}
+
+
+def target_weights(target: Target, features: FeatureFolder) -> str | None:
+    """The hash of the weights of the target feature's SAE; None where a label is predicted."""
+    if not isinstance(target.source, dict):
+        return None
+    return with_weights(target.source, features)["encoder_sha256"]
 
 
 def write_dataset(
@@ -85,7 +99,7 @@ def write_dataset(
         write_arrays(
             fresh / output.name,
             X=inputs.X,
-            y=target.y,
+            **({} if target.y is None else {"y": target.y}),
             sentence_index=np.flatnonzero(rows).astype(np.int64),
             group=features.groups[rows],
             layers=np.array(inputs.layers, np.int64),
@@ -110,7 +124,9 @@ def write_dataset(
 def summary_line(output: Path, inputs: Inputs, target: Target, features: FeatureFolder) -> str:
     """What was written, in one line."""
     n, n_inputs = inputs.X.shape
-    if target.task == "classification":
+    if target.y is None:
+        of_target = "no labels, so no y"
+    elif target.task == "classification":
         labels, counts = np.unique(target.y, return_counts=True)
         of_target = "labels " + ", ".join(f"{label}: {count}" for label, count in zip(labels, counts))
     else:

@@ -27,7 +27,7 @@ class Inputs:
     pool: str
     layers: tuple[int, ...] = ()  # of stacked hidden states
     features: list[dict] | None = None  # of SAE features: layer, average_l0, feature_id, in rank order
-    selected_on: str | None = None  # rows whose labels chose the inputs: `discovery`, `all`, or None
+    selected_on: str | None = None  # rows whose labels chose the inputs: `discovery`, `all`, or None of these
 
 
 def embedding_to_feature(
@@ -64,27 +64,35 @@ def hidden_to_concept(
 
 
 def features_to_concept(
-    options: DatasetOptions, features: FeatureFolder, results: RankingFolder
+    options: DatasetOptions, features: FeatureFolder, results: RankingFolder | None
 ) -> tuple[Inputs, Target]:
     """The sparse probe: how far do the k best discovery features get?"""
     target = label_target(options, features)
-    ranking = read_ranking(results.folder, "discovery_ranking.csv")
-    if len(ranking) < options.k:
-        raise ValueError(
-            f"{results.folder / 'discovery_ranking.csv'} holds {len(ranking)} features and --k asks for "
-            f"{options.k}; choose --k up to {len(ranking)}"
-        )
-    chosen = ranking.head(options.k)[["layer", "average_l0", "feature_id"]].astype(int).to_dict("records")
-    selected_on = "discovery"
-    if "confirmation" not in results.part:
-        selected_on = "all"
-        warn(
-            f"{results.folder} held out no confirmation sentences, so these features were chosen on every "
-            "row; no test figure from this dataset is free of that choice"
-        )
-    pool = options.pool or results.pool
+    if options.like:
+        chosen, pool, selected_on = options.like.features, options.pool, None
+    else:
+        chosen, selected_on = best_discovery_features(options.k, results)
+        pool = options.pool or results.pool
     X = pooled_features(features, chosen, pool, target.rows)
     return Inputs(X, pool, features=chosen, selected_on=selected_on), target
+
+
+def best_discovery_features(k: int, results: RankingFolder) -> tuple[list[dict], str]:
+    """The first `k` features of stage 2's unfiltered ranking, and the rows whose labels chose them."""
+    ranking = read_ranking(results.folder, "discovery_ranking.csv")
+    if len(ranking) < k:
+        raise ValueError(
+            f"{results.folder / 'discovery_ranking.csv'} holds {len(ranking)} features and --k asks for "
+            f"{k}; choose --k up to {len(ranking)}"
+        )
+    chosen = ranking.head(k)[["layer", "average_l0", "feature_id"]].astype(int).to_dict("records")
+    if "confirmation" in results.part:
+        return chosen, "discovery"
+    warn(
+        f"{results.folder} held out no confirmation sentences, so these features were chosen on every "
+        "row; no test figure from this dataset is free of that choice"
+    )
+    return chosen, "all"
 
 
 Strategy = Callable[[DatasetOptions, FeatureFolder, RankingFolder | None], tuple[Inputs, Target]]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from twins_s4.feature_folder import FeatureFolder, describe_saes, find_sae, read_sae_activations
+from twins_s4.feature_folder import LABEL, FeatureFolder, describe_saes, find_sae, read_sae_activations
 from twins_s4.ranking_folder import RankingFolder, read_ranking
 from twins_s4.sentence_pooling import pool_sparse
 from utils import warn
@@ -18,14 +18,14 @@ class Target:
     """The value to predict of the sentences that a dataset keeps."""
 
     rows: np.ndarray  # [n] bool, sentences kept
-    y: np.ndarray  # [rows.sum()] float32 activation, or int64 label
+    y: np.ndarray | None  # [rows.sum()] float32 activation, or int64 label; None where there are no labels
     source: str | dict  # the label's column, or the feature
     pool: str | None  # of the feature's tokens
 
     @property
     def classes(self) -> list[int] | None:
-        """The labels that occur; None where an activation is predicted."""
-        return None if isinstance(self.source, dict) else np.unique(self.y).tolist()
+        """The labels that occur; None where there are none, or an activation is predicted."""
+        return None if self.y is None or isinstance(self.source, dict) else np.unique(self.y).tolist()
 
     @property
     def task(self) -> str:
@@ -33,22 +33,26 @@ class Target:
 
 
 def label_target(options: DatasetOptions, features: FeatureFolder) -> Target:
-    """The label of every sentence, or of those with one of two labels."""
+    """The label of every sentence, or of those with one of two labels; no label of a text without."""
     labels = features.labels
+    if labels is None:
+        if options.binary and not options.like:
+            raise ValueError(f"{features.folder} holds sentences without labels; leave out --binary")
+        return Target(np.ones(len(features.groups), bool), None, LABEL, None)
     for label in options.binary or ():
         if not (labels == label).any():
             raise ValueError(
                 f"{features.folder / 'sentences.csv'} has no sentence with label {label}; choose other labels"
             )
     rows = np.isin(labels, options.binary or np.unique(labels))  # [n] bool
-    return Target(rows, labels[rows], "concept_strength_label", None)
+    return Target(rows, labels[rows], LABEL, None)
 
 
 def feature_target(options: DatasetOptions, features: FeatureFolder, results: RankingFolder | None) -> Target:
-    """The pooled activation of the named feature, or of the best of stage 2's ranking."""
-    feature = choose_feature(options, features, results)
+    """The pooled activation of the example's feature, the named one, or the best of stage 2's ranking."""
+    feature = options.like.target if options.like else choose_feature(options, features, results)
     pool = options.target_pool or (results.pool if results else "max")
-    y = pooled_feature(features, feature, pool)
+    y = pooled_feature(features, feature, pool, may_be_silent=options.like is not None)
     return Target(np.ones(len(y), dtype=bool), y, feature, pool)
 
 
@@ -95,14 +99,16 @@ def best_ranked(
     )
 
 
-def pooled_feature(features: FeatureFolder, feature: dict, pool: str) -> np.ndarray:
-    """The feature's pooled activation per sentence, float32 [n]; ValueError if it never fires."""
+def pooled_feature(
+    features: FeatureFolder, feature: dict, pool: str, may_be_silent: bool = False
+) -> np.ndarray:
+    """The feature's pooled activation per sentence, float32 [n]; ValueError if silent, unless it may be."""
     activations = read_sae_activations(features, find_sae(features, feature["layer"], feature["average_l0"]))
     column = activations[:, [feature["feature_id"]]].tocsc()  # [T, 1] float32
     y = pool_sparse(column, features.sentence_offsets, pool).toarray()[:, 0]  # [n] float32
     n_firing = int((y != 0).sum())
     name = f"feature {feature['feature_id']} of layer {feature['layer']}, L0 {feature['average_l0']}"
-    if n_firing == 0:
+    if n_firing == 0 and not may_be_silent:
         busiest = np.argsort(-activations.getnnz(axis=0), kind="stable")[:5]
         raise ValueError(
             f"{name} never fires on these sentences under {pool} pooling, so there is nothing to predict; "
