@@ -379,6 +379,26 @@ def test_steering_is_shown_where_a_ranked_feature_was_steered(copied):
     np.testing.assert_allclose(row[-4:], wanted)
 
 
+def test_probes_on_other_sentences_are_read_at_the_layer_that_ours_chose(copied):
+    path = copied / "s5/emergence/both/emergence.json"
+    own = read_json(path)["traits"]["calm"]["probes"]["logistic"]["auroc"]
+    place = read_json(path)["traits"]["calm"]["layers"].index(own["peak"])
+    curve = {"value": [0.6, 0.61, 0.62, 0.63], "band_low": [0.5] * 4, "band_high": [0.7] * 4}
+    there = {
+        "name": "calm_people",
+        "n_sentences": 80,
+        "floors": {"tfidf": {"auroc": {"value": 0.55}}},
+        "probes": {"logistic": {"auroc": curve | {"peak": 3, "peak_value": 0.63}}},
+    }
+    caveat = "the sentences have the labels 0 and 3 only"
+    edit_json(path, lambda content: content["traits"]["calm"].update(transfer=there, caveats=[caveat]))
+    page = written(copied, "calm")
+    (row,) = page.rows("Probes on other sentences.")
+    ours = [own["peak_value"], own["band_low"][place], own["band_high"][place]]
+    np.testing.assert_allclose(row, [80, own["peak"], *ours, curve["value"][place], 0.5, 0.7, 0.55])
+    assert f"Caveat of the emergence curve: {caveat}." in page.words
+
+
 def test_text_of_others_stays_text(copied):
     edit_json(
         copied / "s2/calm_results/feature_examples.json",

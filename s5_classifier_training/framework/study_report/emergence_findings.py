@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.experiment_folder import read_record
+from study_report.measured import Measured
 from study_report.run_identity import RunIdentity
 from study_report.study_places import StudyPlaces
 
+ENDS = "auroc"
 EMERGENCE = "run s5_classifier_training/framework/emergence.py again"
 
 
@@ -30,6 +32,26 @@ class EmergenceCurve:
 
     def floor(self, name: str) -> dict:
         return self.entry["floors"][name][self.metric]
+
+    def on_other_sentences(self) -> dict | None:
+        """The leading probe, fitted on our sentences, where ours say it reads best, on other people's.
+
+        AUROC of the highest against the lowest label: that much can be asked of sentences with two labels.
+        None where emergence.py had no --transfer.
+        """
+        other = self.entry.get("transfer")
+        if other is None:
+            return None
+        own, there = (probes["probes"][self.lead][ENDS] for probes in (self.entry, other))
+        place = self.entry["layers"].index(own["peak"])
+        return {
+            "name": other["name"],
+            "n_sentences": other["n_sentences"],
+            "layer": own["peak"],
+            "own": Measured(own["peak_value"], own["band_low"][place], own["band_high"][place]),
+            "there": Measured(there["value"][place], there["band_low"][place], there["band_high"][place]),
+            "tfidf_there": other["floors"]["tfidf"][ENDS]["value"],
+        }
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,15 @@ class Comparison:
     matrix: FollowMatrix | None
     transfers: list[Transfer]
     transfer_figure: Markup | None
+    probe_transfers: list[tuple[str, EmergenceCurve, dict]]  # trait, curve, what it reads elsewhere
+
+    @property
+    def spans_traits(self) -> bool:
+        return len(self.studies) > 1
+
+    @property
+    def has_other_sentences(self) -> bool:
+        return bool(self.transfers or self.probe_transfers)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,11 @@ def compare(cards: list[TraitCard], emergence_files: dict[Path, dict]) -> Compar
         matrix=matrix,
         transfers=transfers,
         transfer_figure=transfer_figure(labelled) if labelled else None,
+        probe_transfers=[
+            (name, curve, other)
+            for name, curve in curves.items()
+            if (other := curve.on_other_sentences()) is not None
+        ],
     )
 
 
