@@ -25,7 +25,7 @@ from study_report.emergence_findings import OnsetDifference, _turned
 from study_report.stage_runs import command_line
 from study_report.strongest_sentences import pieces
 from study_report.svg_canvas import LABEL_GAP, Canvas, Scale
-from study_report.wording import number
+from study_report.wording import number, ranges
 from synthetic_features import SyntheticSae, write_feature_folder
 from synthetic_steering import write_steering_folder
 
@@ -278,6 +278,11 @@ def test_what_was_found_is_said_in_words(study, page):
     assert same or "The first feature of calm also follows loud." in page.words
     assert re.search(r"Confirmed on held-out sentences: \d features of calm \(the first: AUROC", page.words)
     assert "On people, the first feature of calm reaches AUROC" in page.words
+    summary = read_json(study / "s2/calm_results/run.json")["summary"]
+    steer, ranked, both = (summary[key] for key in ("n_steers", "n_ranked", "n_both"))
+    assert f"calm that steer, on held-out sentences: {steer} of {ranked}; that follow and steer: {both}." in (
+        page.words
+    )
     assert re.search(r"Onset: layer 1 \(calm and loud\)\.", page.words)
 
 
@@ -362,6 +367,23 @@ def test_the_nearest_misses_stand_in_where_nothing_passed(study, tmp_path):
     first = page.text.partition('class="sentences"')[2].partition("</ul>")[0]
     activations = [float(a) for a in re.findall(r'<data value="([\d.]+)"', first)]
     np.testing.assert_allclose(activations, np.sort(pooled)[::-1][:3])
+
+
+def test_nothing_held_out_is_said_and_measures_nothing(copied):
+    folders = ["--input", copied / "s1/calm_features", "--output", copied / "s2/calm_results"]
+    quick = ["--permutations", 0, "--bootstrap", 100, "--jobs", 1, "--confirm-share", 0]
+    run_quietly((analyze_features.main, [*folders, *quick]))
+    page = written(copied)
+    ranked = pd.read_csv(copied / "s2/calm_results/ranked_features.csv")
+    shown = page.rows("Best features of calm")
+    columns = ["auroc", "steer_percentile"]
+    np.testing.assert_allclose(shown, ranked[columns].to_numpy(float))
+    assert "Nothing was held out." in page.words
+    assert "not held out" in page.words
+    assert "none held out" in page.words
+    assert "not tested" in page.words  # no permutations
+    assert "Confirmed on held-out sentences: 2 features of loud" in page.words
+    assert "that steer, on held-out sentences" not in page.words
 
 
 def test_steering_is_shown_where_a_ranked_feature_was_steered(copied):
@@ -519,6 +541,10 @@ def test_values_beyond_the_scale_stay_at_its_edge():
 )
 def test_numbers(value, written_as):
     assert number(value) == written_as
+
+
+def test_runs_of_layers_are_drawn_together():
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7, 8"
 
 
 def test_the_command_runs_from_anywhere(study, tmp_path):

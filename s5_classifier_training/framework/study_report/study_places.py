@@ -33,6 +33,15 @@ class StudyPlaces:
     def emergence_of(self, name: str) -> Path:
         return self.emergence / name
 
+    def pages_of(self, name: str) -> list[tuple[str, Path]]:
+        """The pages of other stages about a name, as far as they are there, each with its title."""
+        pages = [
+            ("ranking report", self.results_of(name) / "report.html"),
+            ("token by token", self.plots_of(name) / "trajectories.html"),
+            ("what the steered model wrote", self.plots_of(f"{name}_steering") / "continuations.html"),
+        ]
+        return [(title, path) for title, path in pages if path.is_file()]
+
     def names(self) -> list[str]:
         """Every name with results of stage 2, in alphabetical order."""
         found = self.results.glob(f"*{RESULTS_SUFFIX}/run.json")

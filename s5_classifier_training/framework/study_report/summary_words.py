@@ -6,7 +6,7 @@ from study_report.feature_findings import PLACE
 from study_report.follow_matrix import FollowMatrix
 from study_report.measured import Measured
 from study_report.trait_card import TraitCard
-from study_report.wording import counted, listed
+from study_report.wording import counted, listed, ranges
 
 Transfer = tuple[TraitCard, str, Measured, Measured]  # trait, other sentences, held out, there
 
@@ -32,12 +32,12 @@ def facts(cards: list[TraitCard]) -> str:
     ]
     saes = [sae for study in studies if study.features is not None for sae in study.features.run["saes"]]
     different = {(sae["layer"], sae["average_l0"]) for sae in saes}
-    layers = [str(layer) for layer in sorted({layer for layer, _ in different})]
+    layers = sorted({layer for layer, _ in different})
     finished = max((run.finished for card in cards for run in card.runs), default="")
     said = [
         f"{min(sizes):,} to {max(sizes):,} sentences a trait" if len(set(sizes)) > 1 else "",
         f"{counted(sizes[0], 'sentence')} a trait" if len(set(sizes)) == 1 else "",
-        f"{counted(len(different), 'SAE')} at layer{'s' if len(layers) > 1 else ''} {listed(layers)}"
+        f"{counted(len(different), 'SAE')} at layer{'s' if len(layers) > 1 else ''} {ranges(layers)}"
         if saes
         else "",
         f"last result of {finished} UTC" if finished else "",
@@ -68,14 +68,13 @@ def unconfirmed_words(cards: list[TraitCard]) -> str:
 
 
 def steering_words(cards: list[TraitCard]) -> list[str]:
-    with_effects = [
-        card for card in cards if card.study.findings is not None and card.study.findings.has_effects
-    ]
+    findings = [card.study.findings for card in cards if card.study.findings is not None]
     return [
-        f"{card.study.name}: of {counted(count_of(card, 'n_ranked'), 'ranked feature')}, confirmed to steer "
-        f"{count_of(card, 'n_steers') or 'none'}, to follow and steer: {count_of(card, 'n_both') or 'none'}."
-        for card in with_effects
-        if count_of(card, "n_ranked")
+        f"Ranked features of {found.run['trait']} that steer, on held-out sentences: "
+        f"{found.run['summary']['n_steers']} of {found.run['summary']['n_ranked']}; that follow and steer: "
+        f"{found.run['summary']['n_both']}."
+        for found in findings
+        if found.has_effects and found.has_held_out and found.run["summary"]["n_ranked"]
     ]
 
 

@@ -13,6 +13,7 @@ from study_report.shortfalls import shortfalls
 from study_report.stage_runs import StageRun, stage_runs
 from study_report.strongest_sentences import ShownSentence, strongest_sentences
 from study_report.trait_study import TraitStudy
+from study_report.wording import counted
 
 N_WITH_SENTENCES = 3
 
@@ -31,9 +32,12 @@ class FeatureRow:
 
     @property
     def verdict(self) -> str:
+        confirmed = self.figures.get("confirmed")
+        if confirmed is None:
+            return "not held out"
         if "evidence" in self.figures:
             return self.figures["evidence"] or "neither"
-        return {True: "confirmed", False: "not confirmed"}.get(self.figures.get("confirmed"), "not held out")
+        return "confirmed" if confirmed else "not confirmed"
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def funnel(findings: FeatureFindings) -> list[tuple[int, str]]:
         (summary["n_eligible"], f"eligible: fire in at least {arguments['min_firing']} sentences"),
         (summary["n_significant_maxt"], f"significant: p maxT ≤ {alpha}, over all eligible"),
         (summary["n_passing"], "pass the filters"),
-        (summary["n_ranked"], f"ranked, in {summary['n_families']} families"),
+        (summary["n_ranked"], f"ranked, in {counted(summary['n_families'], 'family', 'families')}"),
         (summary["n_confirmed"], "confirmed on held-out sentences: follow the label"),
         (summary.get("n_steers"), "steer, on held-out sentences"),
         (summary.get("n_both"), "do both"),

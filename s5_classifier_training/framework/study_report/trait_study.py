@@ -31,6 +31,7 @@ class TraitStudy:
     emergence: EmergenceCurve | None
     probes: list[ProbeFinding]
     plots: Path | None
+    pages: list[tuple[str, Path]]  # of other stages, with their titles
     missing: list[Missing]
 
 
@@ -82,6 +83,7 @@ def read_trait(name: str, places: StudyPlaces, emergence_files: dict[Path, dict]
             [(runs[0], path) for path in finished(places.plots_of(name))],
             remedies.draw(name),
         ),
+        pages=places.pages_of(name),
         missing=parts.missing,
     )
 
