@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-usage: ./run_pipeline.sh [--causal] [--model MODEL] [--config FILE] [--sae-release WHERE] [TRAIT ...]
+usage: ./run_pipeline.sh [--causal] [--open] [--model MODEL] [--config FILE] [--sae-release WHERE] [TRAIT ...]
 
 Runs stages 1 to 5 on s0_dataset_generation/expanded_data/TRAIT.csv (default: dishonesty).
 
@@ -14,14 +14,16 @@ Runs stages 1 to 5 on s0_dataset_generation/expanded_data/TRAIT.csv (default: di
   --sae-release WHERE  hub repository or folder the configurations' paths are relative to
   --causal             also the effect of every feature on the likelihood (one backward pass), and steering with
                        the ten best (embedded default, two cores: about half an hour a trait)
+  --open               open the study page in the browser at the end
   -h, --help           this text
 
 Stage 1 goes on where it was stopped; the later stages are done again, in seconds each.
 Stops at the first failure, with that stage's message.
+Ends with s5_classifier_training/study.html: one page of all traits that have results.
 USAGE
 }
 
-model="" config="" release="" causal="" traits=()
+model="" config="" release="" causal="" page=() traits=()
 while (($#)); do
     case "$1" in
         --model | --config | --sae-release)
@@ -30,6 +32,7 @@ while (($#)); do
             shift 2
             ;;
         --causal) causal=1; shift ;;
+        --open) page=(--open); shift ;;
         -h | --help) usage; exit 0 ;;
         -*) echo "error: unknown option $1; see ./run_pipeline.sh --help" >&2; exit 2 ;;
         *) traits+=("$1"); shift ;;
@@ -126,3 +129,4 @@ emergence s5_classifier_training/emergence/$name/
 results   s5_classifier_training/d*/working/results.json
 WHERE
 done
+run s5_classifier_training framework/study_page.py ${page[@]+"${page[@]}"}
