@@ -221,8 +221,7 @@ class ScreenedJumpRelu:
         crowded = None
         if n_candidates > DENSE_SHARE * may_fire.numel():
             crowded = may_fire.sum(dim=0) > DENSE_SHARE * self.d_sae  # [chunk]
-            may_fire[:, crowded] = False
-            candidates = positions(may_fire)
+            candidates = positions(may_fire.masked_fill_(crowded, False))
         feature, token, z = self.firing(x, candidates)
         if crowded is not None:
             others = self.firing_densely(x, crowded)
@@ -237,16 +236,16 @@ class ScreenedJumpRelu:
         feature, token = candidates // len(x), candidates % len(x)
         z = self.pre_activations(x, feature, token)
         require_finite(z)
-        fires = z > self.threshold[feature]
+        fires = positions(z > self.threshold[feature])
         return feature[fires], token[fires], z[fires]
 
     def firing_densely(self, x: torch.Tensor, chosen: torch.Tensor) -> Firing:
         """What fires at the chosen tokens, [chunk] bool."""
-        z, fires = JumpReluEncoder(self.weights.T, self.b_enc, self.threshold).activations(x[chosen], [])
+        tokens = positions(chosen)
+        z, fires = JumpReluEncoder(self.weights.T, self.b_enc, self.threshold).activations(x[tokens], [])
         require_finite(z)
         found = positions(fires)
-        token = positions(chosen)[found // self.d_sae]
-        return found % self.d_sae, token, z.flatten()[found]
+        return found % self.d_sae, tokens[found // self.d_sae], z.flatten()[found]
 
     def pre_activations(self, x: torch.Tensor, feature: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """Float32 x·w + b of the pairs (feature, token) [k], ordered by feature."""
