@@ -49,6 +49,12 @@ def read_record(folder: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"saes": [], "runs": []}
 
 
+def encoder_of(folder: Path) -> str | None:
+    """Return the kind of encoder that the folder was made with; None where there is no folder yet."""
+    marker = folder / INPUTS
+    return json.loads(marker.read_text(encoding="utf-8")).get("encoder", "dense") if marker.exists() else None
+
+
 @contextmanager
 def opened_for_writing(folder: Path, inputs: dict, overwrite: bool) -> Iterator[None]:
     """Hold `folder` for a run with these inputs: new, emptied, or one that has them already.
