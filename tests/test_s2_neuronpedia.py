@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -127,6 +128,37 @@ def test_fetched_text_is_quoted_and_escaped_and_the_dashboard_waits_for_a_click(
     assert fetch(two, server.address) == 0  # cached
     assert len(server.requests) == requests
     assert report_of(two) == report
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def opened(page: str, folder: Path) -> str:
+    """The page as headless Chromium has it two seconds after opening it."""
+    file = folder / "opened.html"
+    file.write_text(page, encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--dump-dom", file.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.slow
+def test_opening_the_report_asks_no_network_and_the_button_shows_the_dashboard(two, server, tmp_path):
+    assert fetch(two, server.address) == 0
+    report = report_of(two)
+    if CHROMIUM is None:  # without a browser: only a click makes a frame
+        click = report[report.index("button.addEventListener") :]
+        assert click.index('createElement("iframe")') < click.index("button.replaceWith(frame)")
+        assert report.count("iframe") == 2  # its style, and there
+        return
+    n_fetched = len(server.requests)
+    assert '<button type="button" class="dashboard" data-src="' in opened(report, tmp_path)
+    assert len(server.requests) == n_fetched
+    press = "<script>document.querySelector('button.dashboard').click()</script></body>"
+    shown = opened(report.replace("</body>", press), tmp_path)
+    assert re.search(r'<iframe loading="lazy" title="[^"]+" referrerpolicy="no-referrer" src="http', shown)
+    asked = f"/{PAGE}?embed=true&embedexplanation=true&embedplots=true&embedtest=true"
+    assert asked in server.paths()[n_fetched:]
 
 
 def test_quick_lists_name_all_features_with_a_page(eight, server):
