@@ -14,6 +14,7 @@ from feature_explanations import shown_sentences
 from feature_explanations.detection_score import detection_score
 from feature_explanations.explanation_prompts import parse_detections, parse_explanation
 from loopback_llm import KEY, loopback_llm, user_text
+from ranking_results.feature_notes import add_notes
 from sklearn.metrics import balanced_accuracy_score
 
 PLACES = [(1, 8, 5), (1, 16, 7)]  # the planted features, both ranked
@@ -273,6 +274,13 @@ def test_explanations_of_another_split_are_not_shown(feature_folder, results, se
     assert "blockquote><p>" not in report_of(results)
     assert explain(feature_folder, results, server) == 0
     assert "blockquote><p>" in report_of(results)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}'])
+def test_explanations_that_are_none_of_ours_are_named(results, text):
+    (results / "explanations.json").write_text(text)
+    with pytest.raises(ValueError, match=r"explanations\.json is not of format 1; delete it"):
+        add_notes(results)
 
 
 def test_features_that_neuronpedia_explains_are_left_out(feature_folder, results, server, capsys):

@@ -175,6 +175,32 @@ def test_quick_lists_name_all_features_with_a_page(eight, server):
     assert all(isinstance(feature["index"], str) for feature in listed)
 
 
+def test_a_later_analysis_shows_what_is_cached_and_lists_its_own_features(
+    feature_folder, eight, server, monkeypatch
+):
+    monkeypatch.setenv("NEURONPEDIA_API_KEY", KEY)
+    assert fetch(eight, server.address) == 0
+    n_asked = len(server.requests)
+    again = [
+        "--input",
+        str(feature_folder),
+        "--output",
+        str(eight),
+        "--permutations",
+        "50",
+        "--bootstrap",
+        "20",
+    ]
+    assert analyze_features.main(again) == 0
+    assert len(server.requests) == n_asked
+    report = report_of(eight)
+    assert "untruths" in report
+    (url,) = re.findall(r'href="([^"]+/quick-list/[^"]+)"', report)
+    listed = json.loads(parse_qs(urlsplit(html.unescape(url)).query)["features"][0])
+    assert [feature["index"] for feature in listed] == ["5"]
+    assert "your list" not in report  # it is of the features ranked before
+
+
 def test_a_quick_list_holds_150_features_at_most():
     pages = [FeaturePage("m", "0-res", i) for i in range(301)]
     urls = quick_list_urls("https://a.example", "a & b", pages)
@@ -350,7 +376,7 @@ def test_a_cache_of_another_server_is_not_used(two, server):
         assert cache_of(two)["features"][PAGE]["url"] == f"{other.address}/{PAGE}"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 2}', '{"format_version": 1}'])
 def test_a_cache_that_is_none_is_named(two, server, capsys, text):
     (two / "neuronpedia.json").write_text(text)
     assert fetch(two, server.address) == 2

@@ -39,10 +39,10 @@ def read_explanations(results: Path) -> dict | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["format_version"]
-    except (ValueError, KeyError, TypeError):
-        version = None
-    if version != FORMAT_VERSION:
+    except ValueError:
+        content = None
+    is_ours = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION
+    if not is_ours or not {"inputs", "model", "explanations"} <= set(content):
         raise ValueError(f"{path} is not of format {FORMAT_VERSION}; delete it, or {EXPLAIN}")
     stale = content["inputs"] != explained_inputs(results)
     return {

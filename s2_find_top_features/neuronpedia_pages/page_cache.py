@@ -18,6 +18,7 @@ from .page_content import kept_content
 
 CACHE = "neuronpedia.json"
 FORMAT_VERSION = 1
+KEYS = {"address", "features", "own_list", "not_found", "failure", "quick_lists"}
 KEY_VARIABLE = "NEURONPEDIA_API_KEY"
 ANALYZE = "run analyze_features.py without --display-only"
 
@@ -29,13 +30,11 @@ def read_cache(results: Path) -> dict | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["format_version"]
-    except (ValueError, KeyError, TypeError):
-        version = None
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} is no cache of format {FORMAT_VERSION}; delete it, --neuronpedia fetches it again"
-        )
+    except ValueError:
+        content = None
+    is_ours = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION
+    if not is_ours or not set(content) >= KEYS:
+        raise ValueError(f"{path} is no cache of format {FORMAT_VERSION}; delete it, and fetch it again")
     return content
 
 
@@ -67,7 +66,8 @@ def fetch_pages(results: Path, server: NeuronpediaServer) -> str:
     if cache["failure"]:
         print(f"note: {cache['failure']}; the same command asks for the rest", file=sys.stderr)
     n_known = sum(page.key in cache["features"] for page in pages)
-    own = f"; your list {cache['own_list']['url']}" if cache["own_list"] else ""
+    own_list = own_list_url(cache, existing_pages(cache, pages))
+    own = f"; your list {own_list}" if own_list else ""
     return f"Neuronpedia: {n_known} of {len(pages)} ranked features with a page are in {results / CACHE}{own}"
 
 
@@ -101,15 +101,28 @@ def fetch_missing(cache: dict, pages: list[FeaturePage], server: NeuronpediaServ
 
 def make_lists(cache: dict, pages: list[FeaturePage], server: NeuronpediaServer, record: dict) -> None:
     """Quick lists of the pages that exist and, with a key, a list of one's own unless it was made before."""
-    existing = [page for page in pages if page.key not in cache["not_found"]]
-    name = f"{record['trait'].replace('_', ' ')}: {len(existing)} ranked features"
+    existing = existing_pages(cache, pages)
+    name = list_name(record, existing)
     cache["quick_lists"] = quick_list_urls(server.address, name, existing)
-    keys = [page.key for page in existing]
-    made = cache["own_list"] and cache["own_list"]["features"] == keys
-    if server.key is None or made or cache["failure"] or not existing:
+    if server.key is None or own_list_url(cache, existing) or cache["failure"] or not existing:
         return
     try:
         url = server.new_list(name, "Features that follow the trait's strength, best first.", existing)
-        cache["own_list"] = {"url": url, "features": keys}
+        cache["own_list"] = {"url": url, "features": [page.key for page in existing]}
     except (NeuronpediaError, NoSuchPageError) as error:
         cache["failure"] = str(error)
+
+
+def existing_pages(cache: dict, pages: list[FeaturePage]) -> list[FeaturePage]:
+    """Those that the server did not say it lacks; a list that names one of these is no list at all."""
+    return [page for page in pages if page.key not in cache["not_found"]]
+
+
+def list_name(record: dict, pages: list[FeaturePage]) -> str:
+    return f"{record['trait'].replace('_', ' ')}: {len(pages)} ranked features"
+
+
+def own_list_url(cache: dict, pages: list[FeaturePage]) -> str | None:
+    """The list in one's account, if one of just these features was made."""
+    own = cache["own_list"]
+    return own["url"] if own and own["features"] == [page.key for page in pages] else None

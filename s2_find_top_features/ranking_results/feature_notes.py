@@ -6,13 +6,14 @@ command is run. The report therefore has places for notes, filled anew every tim
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from feature_explanations.explanation_files import read_explanations
-from neuronpedia_pages.page_address import FeaturePage, dashboard_url
-from neuronpedia_pages.page_cache import read_cache
+from neuronpedia_pages.page_address import FeaturePage, dashboard_url, quick_list_urls
+from neuronpedia_pages.page_cache import existing_pages, list_name, own_list_url, read_cache
 from twins_s2.atomic_files import write_text
-from twins_s2.feature_folder import read_table, required_file
+from twins_s2.feature_folder import read_run, read_table, required_file
 
 from .report_templates import report_templates
 
@@ -35,35 +36,62 @@ def add_notes(results: Path) -> None:
         write_text(path, filled)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What the files beside a ranking say; None or empty where there is no such file."""
+
+    cache: dict | None
+    explanations: dict | None
+    neighbours: dict[tuple[int, int, int], dict]
+
+    @classmethod
+    def beside(cls, results: Path) -> "Words":
+        return cls(read_cache(results), read_explanations(results), read_neighbours(results))
+
+    def of_feature(self, place: tuple[int, int, int], url: str | None) -> dict:
+        """The variables of report_feature_note.html for one feature, whose Neuronpedia page is `url`."""
+        page = self.cache["features"].get(FeaturePage.of_url(url).key) if self.cache and url else None
+        return {
+            "page": page,
+            "dashboard": dashboard_url(page["url"]) if page else None,
+            "neighbour": None if url else self.neighbours.get(place),
+            "own": self.explanations["by_feature"].get(place) if self.explanations else None,
+        }
+
+
 def rendered_notes(results: Path) -> dict[str, str]:
     """HTML for the places that have something: a feature's by its rank, the page's under `page`."""
     ranked = read_table(required_file(results, "ranked_features.csv", ANALYZE), ANALYZE)
-    cache, explanations = read_cache(results), read_explanations(results)
-    neighbours = read_neighbours(results)
-    environment = report_templates()
-    feature_template = environment.get_template("report_feature_note.html")
-    notes = {}
-    for row in ranked.itertuples():
-        place = row.layer, row.average_l0, row.feature_id
-        has_page = isinstance(row.neuronpedia_url, str)
-        page = cache and has_page and cache["features"].get(FeaturePage.of_url(row.neuronpedia_url).key)
-        said = {
-            "page": page or None,
-            "dashboard": dashboard_url(page["url"]) if page else None,
-            "neighbour": None if has_page else neighbours.get(place),
-            "own": explanations["by_feature"].get(place) if explanations else None,
-        }
-        if any(said.values()):
-            notes[str(row.rank)] = feature_template.render(said)
-    if len(ranked) and (cache or explanations):
-        with_page = [FeaturePage.of_url(url).key for url in ranked["neuronpedia_url"].dropna()]
+    urls = ranked["neuronpedia_url"].astype(object).where(ranked["neuronpedia_url"].notna(), None)
+    words, environment = Words.beside(results), report_templates()
+    places = ranked[IDENTIFYING].itertuples(index=False, name=None)
+    said = {str(rank): words.of_feature(*feature) for rank, *feature in zip(ranked["rank"], places, urls)}
+    template = environment.get_template("report_feature_note.html")
+    notes = {
+        rank: template.render(of_feature) for rank, of_feature in said.items() if any(of_feature.values())
+    }
+    if said and (words.cache or words.explanations):
+        pages = [FeaturePage.of_url(url) for url in urls.dropna()]
+        record = read_run(results, ANALYZE)
         notes["page"] = environment.get_template("report_page_note.html").render(
-            cache=cache,
-            explanations=explanations,
-            n_with_page=len(with_page),
-            n_known=sum(key in cache["features"] for key in with_page) if cache else 0,
+            neuronpedia=neuronpedia_summary(words.cache, pages, record) if words.cache and pages else None,
+            explanations=words.explanations,
+            n_explained=sum(of_feature["own"] is not None for of_feature in said.values()),
         )
     return notes
+
+
+def neuronpedia_summary(cache: dict, pages: list[FeaturePage], record: dict) -> dict:
+    """What the page says of Neuronpedia as a whole; lists are of this ranking, whenever it was fetched."""
+    existing = existing_pages(cache, pages)
+    return {
+        "quick_lists": quick_list_urls(cache["address"], list_name(record, existing), existing),
+        "own_list": own_list_url(cache, existing),
+        "n_with_page": len(pages),
+        "n_known": sum(page.key in cache["features"] for page in pages),
+        "not_found": cache["not_found"],
+        "failure": cache["failure"],
+    }
 
 
 def read_neighbours(results: Path) -> dict[tuple[int, int, int], dict]:
