@@ -30,7 +30,9 @@ def test_the_command_writes_figures_page_and_record(steering, tmp_path, capsys):
         *("steering_dose_response.png", "steering_by_label.png", "steering_prediction.png"),
         *("continuations.html", "run.json"),
     }
-    assert "3 figures and continuations.html of 3 features" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"3 figures of 3 features in {tmp_path / 'plots'}" in out
+    assert out.rstrip().endswith(f"open {tmp_path / 'plots/continuations.html'}")
     before = (tmp_path / "plots/steering_dose_response.png").read_bytes()
     assert main(["--steering", str(steering), "--output", str(tmp_path / "plots")]) == 0
     assert (tmp_path / "plots/steering_dose_response.png").read_bytes() == before

@@ -106,8 +106,10 @@ class SaeSource:
             )
         return read_encoder(self._params_file(entry), entry, d_model)
 
-    def read_decoder(self, entry: SaeEntry, d_model: int) -> torch.Tensor:
+    def read_decoder(self, entry: SaeEntry, d_model: int | None) -> torch.Tensor:
         """Return the directions [d_sae, d_model] float32 in which an SAE's features write, on the CPU.
+
+        d_model: `None` where no model is at hand, and the file decides.
 
         Raises:
             FileNotFoundError: it cannot be had.
