@@ -376,7 +376,7 @@ def test_a_folder_belongs_to_one_run(command, steered, tmp_path):
     (tmp_path / "other/mine.txt").write_text("mine")
     code, _, err = command(tmp_path / "other")
     assert (code, (tmp_path / "other/mine.txt").read_text()) == (2, "mine")
-    assert "holds no steering run" in err
+    assert "is not empty and not a steering folder" in err
 
 
 def test_run_json_says_what_was_measured(steered, inputs):

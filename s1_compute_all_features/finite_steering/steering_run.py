@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from extraction.device_memory import named_memory_failure
 from finite_steering.measured_sentences import N_LABELS
-from finite_steering.steering_files import RECORD, SCRATCH, SLOPES, opened_for_steering, write_tables
+from finite_steering.steering_files import RECORD, SCRATCH, SLOPES, STEERING_FOLDER, write_tables
 from finite_steering.steering_plan import SteeringPlan
 from finite_steering.steering_units import Steering, steer_all
 from twins_s1.atomic_files import write_json
@@ -18,7 +18,7 @@ def run_steering(plan: SteeringPlan) -> str:
     """Measure what is missing and write the output folder; return the closing line."""
     started = time.monotonic()
     output = plan.output
-    with opened_for_steering(output, plan.inputs, plan.overwrite):
+    with STEERING_FOLDER.opened_for_writing(output, plan.inputs, plan.overwrite):
         if not (output / RECORD).is_file():
             units = measured_units(plan)
             write_tables(output, units)
