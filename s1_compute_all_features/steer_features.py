@@ -61,6 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
         "the folder's input)",
     )
     measured.add_argument(
+        "--words",
+        type=positive_int,
+        default=32768,
+        help="words of the vocabulary in the normaliser, the likely ones and some that stand for the others; "
+        "as many as there are: exact, and as much slower (default: 32768)",
+    )
+    measured.add_argument(
         "--bootstrap", type=positive_int, default=1000, help="resamples of the intervals (default: 1000)"
     )
     measured.add_argument(

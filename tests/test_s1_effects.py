@@ -14,7 +14,6 @@ from extract_sae_features import main
 from extraction import gradient_spool
 from language_model import likelihood_gradients
 from language_model.likelihood_gradients import gradient_batches
-from language_model.residual_stream import decoder_and_blocks
 from language_model.tokens import TokenizedSentences
 from transformers import (
     Gemma2Config,
@@ -24,6 +23,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
 )
+from whole_passes import steered_logits
 
 VOCABULARY, D_MODEL, N_LAYERS, D_SAE = 97, 16, 3, 24
 SHAPE = {
@@ -86,18 +86,11 @@ def input_of(tokenized, i):
 
 def mean_log_prob(model, input_ids, layer=None, change=None):
     """ℓ of one sentence, with `change` [n_tokens, d_model] added at its tokens after `layer`."""
-    handles = []
-    if layer is not None:
-        change = torch.cat([torch.zeros_like(change[:1]), change])[None]  # nothing at BOS
-
-        def add(_module, _args, output):
-            return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
-
-        handles = [decoder_and_blocks(model)[1][layer].register_forward_hook(add)]
     with torch.no_grad():
-        log_probs = torch.log_softmax(model(input_ids).logits[0, :-1], dim=-1)
-    for handle in handles:
-        handle.remove()
+        logits = (
+            model(input_ids).logits[0] if layer is None else steered_logits(model, input_ids, layer, change)
+        )
+    log_probs = torch.log_softmax(logits[:-1], dim=-1)
     return log_probs.gather(1, input_ids[0, 1:, None]).mean().item()
 
 

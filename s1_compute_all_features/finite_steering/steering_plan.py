@@ -59,6 +59,7 @@ class SteeringPlan:
             "neutral_tokens": None if text.neutral is None else text.neutral.token_ids,
             "alphas": options.alphas,
             "nulls": options.n_nulls,
+            "words": text.n_words,
             "bootstrap": text.n_bootstrap,
             "seed": options.seed,
             "prompts": options.writing.prompts,
@@ -168,6 +169,7 @@ def measured_text(args: argparse.Namespace, folder: FeatureFolder, sources: Sour
         tokenized=folder_tokens(folder, tokenizer.bos_token_id).subset(chosen.index),
         neutral=tokenize(texts, tokenizer, most_positions) if texts else None,
         batch_tokens=args.batch_tokens,
+        n_words=args.words,
         n_bootstrap=args.bootstrap,
         seed=args.seed,
     )

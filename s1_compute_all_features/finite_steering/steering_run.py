@@ -1,5 +1,6 @@
 """A steering run from its plan to its files."""
 
+import json
 import shutil
 import time
 
@@ -26,10 +27,12 @@ def run_steering(plan: SteeringPlan) -> str:
         shutil.rmtree(output / SCRATCH, ignore_errors=True)
     slopes = pd.read_csv(output / SLOPES)
     own = slopes[slopes["kind"] == "feature"]
+    error = json.loads((output / RECORD).read_text(encoding="utf-8"))["vocabulary_error"]
     return (
         f"{output}: {len(own)} features and {len(slopes) - len(own)} null directions on "
-        f"{len(plan.text.sentences.index)} sentences in {time.monotonic() - started:.0f} s; "
-        f"{(own['p_null'] <= 0.05).sum()} features with p_null <= 0.05; see {output / SLOPES}"
+        f"{len(plan.text.sentences.index)} sentences in {time.monotonic() - started:.0f} s; D within "
+        f"{error:.0e} of that with all words; {(own['p_null'] <= 0.05).sum()} features with p_null <= 0.05; "
+        f"see {output / SLOPES}"
     )
 
 
@@ -41,8 +44,11 @@ def describe_run(plan: SteeringPlan, units: list[dict], seconds: float) -> dict:
         for unit in units
         if "feature" in unit
     ]
+    vocabulary = plan.sources.model.read_config()[0].get_text_config().vocab_size
     return plan.inputs | {
         "features": features,
+        "vocabulary": vocabulary,
+        "vocabulary_error": max(unit["vocabulary_error"] for unit in units),
         "sentences_per_label": np.bincount(sentences.labels, minlength=N_LABELS),
         "groups": len(np.unique(sentences.groups)),
         "neutral_sentences": 0 if plan.text.neutral is None else len(plan.text.neutral.n_tokens),

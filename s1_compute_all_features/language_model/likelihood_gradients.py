@@ -102,7 +102,7 @@ def head_gradients(
     weights: [m].
     """
     log_probs, gradient = torch.empty_like(weights), torch.empty_like(states)
-    for chunk in head_chunks(model, states):
+    for chunk in head_chunks(model.get_output_embeddings(), states):
         leaf = states[chunk].requires_grad_(True)
         own = target_log_probs(logits_of(model, decoder, leaf), targets[chunk])
         gradient[chunk] = torch.autograd.grad((own * weights[chunk]).sum(), leaf)[0]
