@@ -78,6 +78,25 @@ def build_parser() -> argparse.ArgumentParser:
     writing.add_argument(
         "--continuation-tokens", type=positive_int, default=24, help="tokens to write (default: 24)"
     )
+    judge = parser.add_argument_group("judge", "The key is read from OPENAI_API_KEY, or from .env.")
+    judge.add_argument(
+        "--judge",
+        metavar="MODEL",
+        help="model that rates the continuations, at an OpenAI-compatible endpoint (default: none does)",
+    )
+    judge.add_argument(
+        "--concept", metavar="TEXT", help="what it looks for, in a few words (default: the trait's name)"
+    )
+    judge.add_argument(
+        "--judge-instructions",
+        action="store_true",
+        help="the openings are instructions: rate also whether continuations keep to them",
+    )
+    judge.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="of the endpoint, as http://localhost:8000/v1 (default: OPENAI_BASE_URL, then OpenAI's own)",
+    )
     add_source_options(parser, chooses_layers=False)
     add_compute_options(parser, encodes=False)
     return parser

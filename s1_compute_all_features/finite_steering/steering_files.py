@@ -11,8 +11,12 @@ from twins_s1.atomic_files import write_json, write_text
 FORMAT_VERSION = 1
 RECORD, DOSES, SLOPES, CONTINUATIONS = "run.json", "dose_response.csv", "slopes.csv", "continuations.json"
 SCRATCH = "scratch"
+RATINGS = "ratings.jsonl"  # of texts, not of a run: what was paid for outlasts --overwrite
 STEERING_FOLDER = FolderKind(
-    "steering folder", files=(RECORD, DOSES, SLOPES, CONTINUATIONS), folders=(SCRATCH,)
+    "steering folder",
+    files=(RECORD, DOSES, SLOPES, CONTINUATIONS),
+    folders=(SCRATCH,),
+    earlier={"words": None},
 )
 DOSE_COLUMNS = (
     *("layer", "average_l0", "feature_id", "kind", "null_index", "operation", "alpha", "measure"),

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from continuation_judge.judge_endpoint import Judge, read_judge
 from extraction.run_options import Sources, read_sources
 from finite_steering.continuations import OPENINGS, Writing
 from finite_steering.finalists import FeaturePlace, read_finalists, require_in_folder
@@ -40,6 +41,7 @@ class SteeringPlan:
     options: SteeringOptions
     output: Path
     overwrite: bool
+    judge: Judge | None  # of the continuations; may be added to a run that is finished
 
     @property
     def inputs(self) -> dict:
@@ -92,8 +94,9 @@ def make_steering_plan(args: argparse.Namespace) -> SteeringPlan:
     sources.compute.prepare()
     require_same_model(sources, folder)
     require_configured(sources, finalists)
+    judge = read_judge(args.judge, args.concept or folder.trait, args.judge_instructions, args.base_url)
     return SteeringPlan(
-        arguments=plain_arguments(args),
+        arguments=plain_arguments(args) | {"base_url": judge and judge.url},
         folder=folder,
         finalists=finalists,
         sources=sources,
@@ -106,6 +109,7 @@ def make_steering_plan(args: argparse.Namespace) -> SteeringPlan:
         ),
         output=args.output or Path(f"{folder.trait}_steering"),
         overwrite=args.overwrite,
+        judge=judge,
     )
 
 

@@ -3,12 +3,23 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from continuation_judge.judge_endpoint import Judge
+from continuation_judge.judged_continuations import with_ratings
 from extraction.device_memory import named_memory_failure
 from finite_steering.measured_sentences import N_LABELS
-from finite_steering.steering_files import RECORD, SCRATCH, SLOPES, STEERING_FOLDER, write_tables
+from finite_steering.steering_files import (
+    CONTINUATIONS,
+    RATINGS,
+    RECORD,
+    SCRATCH,
+    SLOPES,
+    STEERING_FOLDER,
+    write_tables,
+)
 from finite_steering.steering_plan import SteeringPlan
 from finite_steering.steering_units import Steering, steer_all
 from twins_s1.atomic_files import write_json
@@ -24,15 +35,33 @@ def run_steering(plan: SteeringPlan) -> str:
             units = measured_units(plan)
             write_tables(output, units)
             write_json(output / RECORD, describe_run(plan, units, time.monotonic() - started))
+        if plan.judge is not None:
+            add_ratings(output, plan.judge, plan.options.seed)
         shutil.rmtree(output / SCRATCH, ignore_errors=True)
+    return closing_line(output) + f" in {time.monotonic() - started:.0f} s"
+
+
+def add_ratings(output: Path, judge: Judge, seed: int) -> None:
+    """Have the continuations rated, and say by whom."""
+    continuations = json.loads((output / CONTINUATIONS).read_text(encoding="utf-8"))
+    rated = with_ratings(continuations, judge, output / RATINGS, seed)
+    write_json(output / CONTINUATIONS, rated)
+    unrated = sum(entry["rating"] is None and bool(entry["text"].strip()) for entry in rated)
+    said = {"model": judge.model, "url": judge.url, "concept": judge.concept, "unrated": unrated}
+    record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    write_json(output / RECORD, record | {"judge": said})
+
+
+def closing_line(output: Path) -> str:
     slopes = pd.read_csv(output / SLOPES)
+    record = json.loads((output / RECORD).read_text(encoding="utf-8"))
     own = slopes[slopes["kind"] == "feature"]
-    error = json.loads((output / RECORD).read_text(encoding="utf-8"))["vocabulary_error"]
+    n_unrated = record.get("judge", {}).get("unrated", 0)
+    unrated = f"; {n_unrated} continuations that the judge did not rate" if n_unrated else ""
     return (
         f"{output}: {len(own)} features and {len(slopes) - len(own)} null directions on "
-        f"{len(plan.text.sentences.index)} sentences in {time.monotonic() - started:.0f} s; D within "
-        f"{error:.0e} of that with all words; {(own['p_null'] <= 0.05).sum()} features with p_null <= 0.05; "
-        f"see {output / SLOPES}"
+        f"{len(record['sentence_index'])} sentences; D within {record['vocabulary_error']:.0e} of that with "
+        f"all words; {(own['p_null'] <= 0.05).sum()} features with p_null <= 0.05{unrated}"
     )
 
 
