@@ -19,6 +19,7 @@ class Sae:
     """The five arrays of a params.npz, float32."""
 
     name: str
+    folder: Path
     layer: int
     arrays: dict[str, torch.Tensor]
 
@@ -40,7 +41,7 @@ def read_saes(folder: Path) -> list[Sae]:
         with np.load(file) as params:
             arrays = {name: torch.from_numpy(params[name].astype(np.float32)) for name in params.files}
         path = file.parent.relative_to(folder)
-        saes.append(Sae(f"{folder.name}/{path}", int(path.parts[0].removeprefix("layer_")), arrays))
+        saes.append(Sae(f"{folder.name}/{path}", folder, int(path.parts[0].removeprefix("layer_")), arrays))
     return sorted(saes, key=lambda sae: sae.layer)
 
 

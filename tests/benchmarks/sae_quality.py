@@ -15,7 +15,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,8 @@ class Row:
     on_text: str
     aurocs: dict[int, np.ndarray]  # by k, [n_tasks]
     traits: np.ndarray  # [n_traits]
+    sae: Sae | None = None  # None: a null
+    l0: float | None = None
 
 
 def held_out_texts(folder: Path, tokens_a_source: int, tokenizer) -> list[str]:
@@ -152,7 +154,7 @@ class Measured:
                 seen.add(sae.layer)
                 yield self.row(f"residual stream, layer {sae.layer}", sae.layer, "– | – | – | –", lambda x: x)
             l0, on_text = described(sae, x)
-            yield self.row(sae.name, sae.layer, on_text, sae.encode)
+            yield replace(self.row(sae.name, sae.layer, on_text, sae.encode), sae=sae, l0=l0)
             directions = random_directions(x, len(sae.arrays["b_enc"]), l0)
             yield self.row("— random directions", sae.layer, f"– | – | {l0:.1f} | –", directions)
 
@@ -165,6 +167,26 @@ def table_line(row: Row) -> str:
     return f"| {row.name} | {row.on_text} | {' | '.join(cells)} | " + (
         f"{row.traits.mean():.3f} ({', '.join(f'{value:.2f}' for value in row.traits)}) |"
     )
+
+
+def compared(rows: list[Row], first: Path) -> Iterator[str]:
+    """Yield how the AUROCs of each SAE of a further folder differ from the nearest one's of the first folder.
+
+    Nearest: on the same layer, in log L0. Differences are taken task by task.
+    """
+    old = [row for row in rows if row.sae and row.sae.folder == first]
+    for row in rows:
+        rivals = [rival for rival in old if row.sae and rival.sae.layer == row.sae.layer]
+        if not rivals or row.sae.folder == first:
+            continue
+        rival = min(rivals, key=lambda rival: abs(np.log(rival.l0 / row.l0)))
+        differences = [
+            f"k={k} {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            for k in KS
+            for mean, low, high in [mean_with_interval(row.aurocs[k] - rival.aurocs[k])]
+        ]
+        traits = (row.traits - rival.traits).mean()
+        yield f"{row.name} − {rival.name}: {', '.join(differences)}, traits {traits:+.3f}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -227,15 +249,17 @@ def main(argv: list[str] | None = None) -> int:
         "| | explained variance | without the largest dimension | L0 | dead | AUROC k=1 | AUROC k=16 "
         f"| best feature for a trait ({', '.join(names)}) |\n|---|---|---|---|---|---|---|---|"
     )
-    results = {}
+    rows, results = [], []
     for row in measured.rows(saes):
+        rows.append(row)
         print(table_line(row), flush=True)
-        aurocs_by_task = {
-            str(k): dict(zip([task.name for task, _ in measured.tasks], values.tolist()))
+        by_task = {
+            f"k={k}": dict(zip([task.name for task, _ in measured.tasks], values.tolist()))
             for k, values in row.aurocs.items()
         }
-        results[f"{row.name} {row.on_text}"] = aurocs_by_task | {"traits": row.traits.tolist()}
+        results.append({"name": row.name, "on text": row.on_text, "traits": row.traits.tolist()} | by_task)
         write_text(args.work / "results.json", json.dumps(results, indent=2))
+    print(*compared(rows, args.saes[0]), sep="\n")
     return 0
 
 
