@@ -45,6 +45,15 @@ def read_saes(folder: Path) -> list[Sae]:
     return sorted(saes, key=lambda sae: sae.layer)
 
 
+def standardised(x: np.ndarray) -> Encode:
+    """Return what subtracts the mean and divides by the deviation of every dimension of x, `[T, d_model]`.
+
+    As they are, a few dimensions hundreds of times larger than the others keep the probe from converging.
+    """
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    return lambda rows: (rows - mean) / deviation
+
+
 def random_directions(x: np.ndarray, d_sae: int, l0: float, seed: int = 0) -> Encode:
     """Return an encoder of `d_sae` Gaussian directions in x's space, dimensions scaled alike, of the same L0.
 

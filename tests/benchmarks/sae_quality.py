@@ -5,8 +5,9 @@
 For every SAE of a folder in Gemma Scope's layout: explained variance, L0 and dead features on text that was
 held out of training, mean AUROC of the sparse probe of sae-probes over the tasks of yardstick_tasks.txt, and
 of the best single feature for each trait, chosen on one half of people's sentences and measured on the other.
-Nulls: the residual stream's own dimensions, and as many random directions as the SAE has features, each with
-the threshold at which they fire as often as the SAE's do on average. `--text` is what gather_text.py wrote.
+Nulls: the residual stream's own dimensions, standardised on that text; and as many random directions as the
+SAE has features, each with the threshold at which they fire as often as the SAE's do on average.
+`--text` is what gather_text.py wrote.
 Activations are kept in `--work`: a second start, or another folder of SAEs, computes only what is new.
 """
 
@@ -38,6 +39,7 @@ from sae_measures import (  # noqa: E402
     mean_with_interval,
     random_directions,
     read_saes,
+    standardised,
 )
 from sae_probe_tasks import Task, probe_auroc, read_task  # noqa: E402
 from twins_s1.atomic_files import write_arrays, write_text  # noqa: E402
@@ -152,7 +154,8 @@ class Measured:
             x = self.held_out.layers[sae.layer]
             if sae.layer not in seen:
                 seen.add(sae.layer)
-                yield self.row(f"residual stream, layer {sae.layer}", sae.layer, "– | – | – | –", lambda x: x)
+                dimensions = standardised(x)
+                yield self.row(f"residual stream, layer {sae.layer}", sae.layer, "– | – | – | –", dimensions)
             l0, on_text = described(sae, x)
             yield replace(self.row(sae.name, sae.layer, on_text, sae.encode), sae=sae, l0=l0)
             directions = random_directions(x, len(sae.arrays["b_enc"]), l0)
