@@ -4,10 +4,12 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-usage: ./run_pipeline.sh [--causal] [--open] [--model MODEL] [--config FILE] [--sae-release WHERE] [TRAIT ...]
+usage: ./run_pipeline.sh [--causal] [--open] [--gemma-scope-2 | --model MODEL] [--config FILE] [--sae-release WHERE]
+                         [TRAIT ...]
 
 Runs stages 1 to 5 on s0_dataset_generation/expanded_data/TRAIT.csv (default: dishonesty).
 
+  --gemma-scope-2      the embedded model with Google's 40 SAEs of it from the hub (3.4 GB, fetched once)
   --model MODEL        hub id or folder of another model, e.g. google/gemma-2-2b
                        (default: the embedded Gemma 3 270M with its own small SAEs)
   --config FILE        configurations JSON of the model's SAEs (default for google/gemma-2-2b: all 135)
@@ -23,7 +25,7 @@ Ends with s5_classifier_training/study.html: one page of all traits that have re
 USAGE
 }
 
-model="" config="" release="" causal="" page=() traits=()
+model="" config="" release="" causal="" scope_2="" page=() traits=()
 while (($#)); do
     case "$1" in
         --model | --config | --sae-release)
@@ -33,12 +35,17 @@ while (($#)); do
             ;;
         --causal) causal=1; shift ;;
         --open) page=(--open); shift ;;
+        --gemma-scope-2) scope_2=1; shift ;;
         -h | --help) usage; exit 0 ;;
         -*) echo "error: unknown option $1; see ./run_pipeline.sh --help" >&2; exit 2 ;;
         *) traits+=("$1"); shift ;;
     esac
 done
 ((${#traits[@]})) || traits=(dishonesty)
+if [[ -n "$scope_2" && -n "$model$config" ]]; then
+    echo "error: --gemma-scope-2 names model and SAEs: leave out --model and --config" >&2
+    exit 2
+fi
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # The stages are run from their own folders, so a path given from here is made absolute.
@@ -47,6 +54,9 @@ absolute() { if [[ -e "$1" ]]; then realpath "$1"; else printf '%s' "$1"; fi; }
 sources=(--demo) extraction=(--discard-residual-stream) tag=""
 if [[ -n "$model" ]]; then
     sources=(--model "$(absolute "$model")") extraction=() tag="_$(basename "$model")"
+elif [[ -n "$scope_2" ]]; then
+    # Fetching takes long and may be stopped: what the next run needs to go on is kept.
+    sources+=(--config gemma_scope_2_270m_16k_configurations.json) extraction=() tag="_gemma-scope-2"
 elif [[ -n "$config" ]]; then
     tag="_$(basename "$config" .json)"
 fi
