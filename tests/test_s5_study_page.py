@@ -321,6 +321,22 @@ def test_only_a_feature_folder_is_enough_to_say_what_to_do(copied):
     assert "Across traits" not in page.words
 
 
+def test_deleted_activations_leave_the_rest_of_the_page(copied):
+    shutil.rmtree(copied / "s1/loud_features/sae_activations")
+    page = written(copied)
+    assert page.words.count("its activations are gone") == 2  # both features on the sentences of loud
+    assert len(page.rows("AUROC, label 3 against 0. Framed")) == 2
+
+
+def test_another_sae_is_another_feature(copied):
+    for seed, name in enumerate(TRAITS):
+        edit_json(
+            copied / f"s1/{name}_features/run.json",
+            lambda run, seed=seed: [sae.update(encoder_sha256=f"{seed:064x}") for sae in run["saes"]],
+        )
+    assert written(copied).words.count("its run lacks this SAE") == 2
+
+
 def test_results_of_other_sentences_are_left_out_and_named(copied):
     edit_json(
         copied / "s2/calm_results/run.json", lambda run: run["features_run"].update(input_sha256="f" * 64)

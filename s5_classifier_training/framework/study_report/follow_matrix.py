@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from study_report.feature_columns import feature_column, pooled_column, sae_entry, same_sae
 from study_report.feature_findings import FeatureFindings
 from study_report.measured import Measured
 from study_report.trait_study import TraitStudy
-from twins_s5.feature_folder import FeatureFolder, read_sae_activations
+from twins_s5.feature_folder import FeatureFolder
 from twins_s5.group_statistics import group_bootstrap, percentile_interval, simultaneous_band, weighted_auroc
-from twins_s5.sentence_pooling import pool_sparse
 
 HIGHEST, LOWEST = 3, 0
 
@@ -100,34 +100,12 @@ def _resampled(feature: dict, study: TraitStudy, judging: JudgingSentences) -> n
     sae = same_sae(sae_entry(study.features, feature), judging.features)
     if sae is None:
         return "its run lacks this SAE"
-    column = read_sae_activations(judging.features, sae)[:, [int(feature["feature_id"])]].tocsc()
-    pool = study.findings.run["pool"]
-    pooled = pool_sparse(column, judging.features.sentence_offsets, pool).toarray().ravel()  # [n] float32
+    column = feature_column(judging.features, sae, feature)
+    if column is None:
+        return "its activations are gone"
+    pooled = pooled_column(column, judging.features, study.findings.run["pool"])
     pair = np.isin(judging.labels, (LOWEST, HIGHEST))
     auroc = weighted_auroc(
         pooled[judging.rows][pair], judging.labels[pair] == HIGHEST, judging.weights[:, pair]
     )
     return auroc if np.isfinite(auroc[0]) else "label 0 or 3 is missing"
-
-
-def sae_entry(features: FeatureFolder, feature: dict) -> dict:
-    """The entry in run.json of the SAE that a feature of the same run belongs to."""
-    for sae in features.run["saes"]:
-        if (sae["layer"], sae["average_l0"]) == (feature["layer"], feature["average_l0"]):
-            return sae
-    raise ValueError(
-        f"{features.folder / 'run.json'} has no SAE of layer {feature['layer']} with average_l0 "
-        f"{feature['average_l0']}, though a ranked feature is from it; run stage 2 again"
-    )
-
-
-def same_sae(sae: dict, other: FeatureFolder) -> dict | None:
-    """The entry of another run with the same weights; by layer, L0 and width where weights have no hash."""
-    for entry in other.run["saes"]:
-        if entry["layer"] != sae["layer"]:
-            continue
-        hashes = sae.get("encoder_sha256"), entry.get("encoder_sha256")
-        alike = all(sae[key] == entry[key] for key in ("average_l0", "d_sae"))
-        if hashes[0] == hashes[1] if all(hashes) else alike:
-            return entry
-    return None

@@ -39,7 +39,7 @@ def render(content: StudyContent, output: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    start = output.resolve().parent
+    start = output.absolute().parent
     environment.filters |= {
         "number": number,
         "counted": counted,
@@ -49,7 +49,7 @@ def render(content: StudyContent, output: Path) -> str:
         "probe_name": PROBE_NAMES.get,
         "position": list.index,
         "link": lambda path: relative_link(path, start),
-        "shown_path": lambda path: os.path.relpath(path.resolve(), start),
+        "shown_path": lambda path: os.path.relpath(path, start),
     }
     environment.globals |= {
         "whisker": whisker,
@@ -74,7 +74,7 @@ def render(content: StudyContent, output: Path) -> str:
 
 def relative_link(path: Path, start: Path) -> str:
     """`path` as seen from the folder `start`, quoted for an href."""
-    relative = os.path.relpath(path.resolve(), start)
+    relative = os.path.relpath(path, start)
     return quote(relative.replace(os.sep, "/"))
 
 

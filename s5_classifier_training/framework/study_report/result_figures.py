@@ -83,10 +83,11 @@ def transfer_figure(rows: list[tuple[str, Measured, Measured]]) -> Markup:
         [end for _, own, other in rows for end in (own.low, other.low)], at_least=(0.4, 1.0)
     )
     x, bottom = Scale(max(low, 0.0), min(high, 1.0), 14, WIDTH - 14), height - 34
+    canvas.line(x(0.5), 4, x(0.5), bottom, "axis")
     for tick in x.ticks(6):
-        canvas.line(x(tick), 4, x(tick), bottom, "axis" if abs(tick - 0.5) < 1e-9 else "grid")
+        canvas.line(x(tick), 4, x(tick), bottom, "grid")
         canvas.text(x(tick), bottom + 16, tick_words(tick), "soft", "middle")
-    canvas.text(WIDTH / 2, bottom + 31, "AUROC, label 3 against 0; 0.5: chance", "soft", "middle")
+    canvas.text(WIDTH / 2, bottom + 31, "AUROC, label 3 against 0; dark line: chance", "soft", "middle")
     for k, (name, own, other) in enumerate(rows):
         top = 14 + 40 * k
         canvas.text(x.start, top + 2, name, "halo")

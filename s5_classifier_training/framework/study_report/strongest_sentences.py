@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from study_report.feature_columns import feature_column, pooled_column, sae_entry
 from study_report.feature_findings import PLACE, FeatureFindings
-from study_report.follow_matrix import sae_entry
-from twins_s5.feature_folder import FeatureFolder, read_sae_activations
-from twins_s5.sentence_pooling import pool_sparse
+from twins_s5.feature_folder import FeatureFolder
 
 N_SENTENCES = 3  # per feature
 
@@ -46,8 +45,10 @@ def _from_examples(by_label: dict[str, list[dict]]) -> list[ShownSentence]:
 
 def _from_folder(feature: dict, pool: str, features: FeatureFolder) -> list[ShownSentence]:
     """Stage 2 writes examples of ranked features only; a nearest miss is looked up among the activations."""
-    column = read_sae_activations(features, sae_entry(features, feature))[:, [int(feature["feature_id"])]]
-    pooled = pool_sparse(column.tocsc(), features.sentence_offsets, pool).toarray().ravel()  # [n] float32
+    column = feature_column(features, sae_entry(features, feature), feature)
+    if column is None:
+        return []
+    pooled = pooled_column(column, features, pool)
     activations = column.toarray().ravel()  # [T] float32
     spans = list(pairwise(features.sentence_offsets))
     strongest = [i for i in np.argsort(-pooled, kind="stable")[:N_SENTENCES] if pooled[i] > 0]

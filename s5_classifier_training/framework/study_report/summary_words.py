@@ -68,13 +68,16 @@ def unconfirmed_words(cards: list[TraitCard]) -> str:
 
 
 def steering_words(cards: list[TraitCard]) -> list[str]:
-    findings = [card.study.findings for card in cards if card.study.findings is not None]
+    found = [(card.study.name, card.study.findings) for card in cards if card.study.findings is not None]
+    counts = [
+        (name, findings.run["summary"])
+        for name, findings in found
+        if findings.has_effects and findings.has_held_out and len(findings.ranked)
+    ]
     return [
-        f"Ranked features of {found.run['trait']} that steer, on held-out sentences: "
-        f"{found.run['summary']['n_steers']} of {found.run['summary']['n_ranked']}; that follow and steer: "
-        f"{found.run['summary']['n_both']}."
-        for found in findings
-        if found.has_effects and found.has_held_out and found.run["summary"]["n_ranked"]
+        f"Ranked features of {name} that steer, on held-out sentences: {summary['n_steers']} of "
+        f"{summary['n_ranked']}; that follow and steer: {summary['n_both']}."
+        for name, summary in counts
     ]
 
 
