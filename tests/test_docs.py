@@ -189,6 +189,9 @@ def test_gitignore_keeps_results_out_and_the_stages_in():
     ignored += [
         "s3_feature_activation_graphs/plots/a.png",
         "s5_classifier_training/d3_hidden_to_concept/v0_a/x",
+        "s5_classifier_training/d3_hidden_to_concept/predictions/v0_a.csv",
+        "s5_classifier_training/study.html",
+        "s0_dataset_generation/human_data/a.csv",
     ]
     kept = [
         "s1_compute_all_features/new.py",
