@@ -121,11 +121,18 @@ def build(
 
 
 def released(release: str) -> dict:
-    """Return a release of the registry.
+    """Return a release of the registry, or all of a hub repository's that hold SAEs as one.
+
+    Releases of one repository name different SAEs alike: as one, their paths are their ids.
 
     Raises:
         ValueError: there is none of this name, or its format is none of SAEs.
     """
+    if release not in registry() and releases_of(release):
+        parts = [part for part in releases_of(release).values() if format_of(part) in ("gemma_2", *WEIGHTS)]
+        paths = {sae["path"]: sae | {"id": sae["path"]} for part in parts for sae in part["saes"]}
+        if parts:
+            return parts[0] | {"saes": list(paths.values())}
     if release not in registry():
         stem = release.split("-res")[0][:14]
         near = ", ".join(sorted(name for name in registry() if name.startswith(stem))) or "none of that name"
@@ -151,7 +158,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--release",
         default="gemma-scope-2b-pt-res",
-        help="release in sae-lens' registry (default: gemma-scope-2b-pt-res)",
+        help="release in sae-lens' registry, or a hub repository: all its releases (default: "
+        "gemma-scope-2b-pt-res)",
     )
     parser.add_argument("--width", help="nominal width such as 16k or 2pow14 (default: all)")
     parser.add_argument(

@@ -57,7 +57,7 @@ def read_inputs(args: argparse.Namespace, workers: Workers) -> Plan:
         ValueError, FileNotFoundError: an input is missing or wrong; the message says which and why.
     """
     with workers.together():
-        plan = workers.first_then_others(lambda: make_plan(args, workers.local_rank))
+        plan = workers.first_then_others(lambda: make_plan(args, workers.local_rank, args.overwrite))
         plan.compute.prepare()
         workers.first_then_others(lambda: plan.config)
         plan.require_layers()

@@ -61,6 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
         "the folder's input)",
     )
     measured.add_argument(
+        "--words",
+        type=positive_int,
+        default=32768,
+        help="words of the vocabulary in the normaliser, the likely ones and some that stand for the others; "
+        "as many as there are: exact, and as much slower (default: 32768)",
+    )
+    measured.add_argument(
         "--bootstrap", type=positive_int, default=1000, help="resamples of the intervals (default: 1000)"
     )
     measured.add_argument(
@@ -70,6 +77,25 @@ def build_parser() -> argparse.ArgumentParser:
     writing.add_argument("--prompts", type=Path, help="text file, an opening a line (default: built-in ones)")
     writing.add_argument(
         "--continuation-tokens", type=positive_int, default=24, help="tokens to write (default: 24)"
+    )
+    judge = parser.add_argument_group("judge", "The key is read from OPENAI_API_KEY, or from .env.")
+    judge.add_argument(
+        "--judge",
+        metavar="MODEL",
+        help="model that rates the continuations, at an OpenAI-compatible endpoint (default: none does)",
+    )
+    judge.add_argument(
+        "--concept", metavar="TEXT", help="what it looks for, in a few words (default: the trait's name)"
+    )
+    judge.add_argument(
+        "--judge-instructions",
+        action="store_true",
+        help="the openings are instructions: rate also whether continuations keep to them",
+    )
+    judge.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="of the endpoint, as http://localhost:8000/v1 (default: OPENAI_BASE_URL, then OpenAI's own)",
     )
     add_source_options(parser, chooses_layers=False)
     add_compute_options(parser, encodes=False)

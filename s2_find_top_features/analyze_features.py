@@ -16,7 +16,10 @@ from feature_ranking.ranking import rank_features
 from feature_ranking.ranking_options import RANKING_COLUMNS, RankingOptions
 from feature_ranking.sae_effects import require_effects
 from feature_statistics.sentence_split import DISCOVERY, split_groups
+from neuronpedia_pages.page_address import NEURONPEDIA, web_address
+from neuronpedia_pages.page_cache import fetch_pages, server_at
 from ranking_results.feature_examples import feature_examples
+from ranking_results.feature_notes import add_notes
 from ranking_results.ranking_report import render_report
 from ranking_results.results_display import display
 from ranking_results.results_files import require_folder_or_nothing, run_record, write_results
@@ -93,11 +96,21 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="negative control: analyse labels shuffled (by group) with --seed",
     )
+    pages = parser.add_argument_group("Neuronpedia")
+    pages.add_argument(
+        "--neuronpedia",
+        action="store_true",
+        help="fetch what Neuronpedia says of the ranked features that have a page there, and show it in the "
+        "report; with --display-only for a finished result",
+    )
+    pages.add_argument(
+        "--neuronpedia-url", type=web_address, default=NEURONPEDIA, help="address of the server"
+    )
     running = parser.add_argument_group("running and display")
     running.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="SAEs analysed at a time")
     running.add_argument("--examples-per-label", type=positive_int, default=5, help="sentences per label")
     running.add_argument(
-        "--display-only", action="store_true", help="print the result in --output, compute nothing"
+        "--display-only", action="store_true", help="print the result in --output, rank nothing"
     )
     running.add_argument("--display-top", type=positive_int, default=10, help="features to print")
     return parser
@@ -114,18 +127,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        if args.display_only:
-            display(args.output, args.display_top)
-        else:
-            analyze(args)
+        written = "" if args.display_only else analyze(args)
+        complete_report(args)
+        display(args.output, args.display_top)
+        print(f"{written}open {args.output / 'report.html'}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def analyze(args: argparse.Namespace) -> None:
-    """Run the whole analysis and write the results folder."""
+def analyze(args: argparse.Namespace) -> str:
+    """Run the whole analysis and write the results folder; say what was written."""
     started = time.perf_counter()
     require_folder_or_nothing(args.output)
     options = RankingOptions.from_arguments(args)
@@ -149,11 +162,18 @@ def analyze(args: argparse.Namespace) -> None:
     report = render_report(ranking, examples, record)
     record["seconds"] = round(time.perf_counter() - started, 2)
     write_results(args.output, features, parts, ranking, examples, report, record)
-    display(args.output, args.display_top)
-    print(
+    return (
         f"wrote {len(ranking.ranked)} ranked features, split, examples and report to {args.output} "
-        f"in {record['seconds']:.1f} s; open {args.output / 'report.html'}"
+        f"in {record['seconds']:.1f} s; "
     )
+
+
+def complete_report(args: argparse.Namespace) -> None:
+    """Put what others say of the features into the finished report, fetched now if asked for."""
+    if args.neuronpedia:
+        print(fetch_pages(args.output, server_at(args.neuronpedia_url)))
+    if args.neuronpedia or not args.display_only:
+        add_notes(args.output)
 
 
 if __name__ == "__main__":

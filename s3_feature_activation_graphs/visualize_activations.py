@@ -18,6 +18,7 @@ from drawing_inputs.option_values import (
     figure_size,
     label_list,
 )
+from drawing_inputs.quoted_pages import read_quoted_pages
 from drawing_inputs.sentence_choice import choose_sentences
 from drawings.overview_figures import write_overviews
 from drawings.sentence_drawing import draw_sentences
@@ -123,6 +124,7 @@ def draw(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     output = args.output
     run = load_run(args.s1_data, args.s2_results, args.features, args.top_n, args.frozen)
+    pages = read_quoted_pages(args.s2_results)
     strength = peak_values(run.activations, run.s1.sentence_offsets)[:, 0]  # [n] of the first feature
     rows = choose_sentences(run.labels, strength, args.labels, args.max_sentences, args.sort)
     open_output(output)
@@ -131,14 +133,14 @@ def draw(args: argparse.Namespace) -> None:
     write_summary(run, overviews, output)
     if args.save_data:
         save_data(run, overviews, output / "data")
-    write_text(output / "trajectories.html", build_page(run, rows))
+    write_text(output / "trajectories.html", build_page(run, rows, pages))
     with matplotlib.rc_context(typography.rc_settings()):
         n_overviews = write_overviews(run, overviews, output, args.format, args.dpi)
         n_drawn = draw_sentences(run, rows, typography, sentence_style(args), output, args.jobs)
     write_run_record(run, plain_arguments(args), output, started)
     print(
-        f"{len(rows)} sentence figures ({n_drawn} drawn now), {n_overviews} overviews, "
-        f"trajectories.html and summary_statistics.csv in {output}"
+        f"{len(rows)} sentence figures ({n_drawn} drawn now), {n_overviews} overviews and "
+        f"summary_statistics.csv in {output}; open {output / 'trajectories.html'}"
     )
 
 

@@ -58,7 +58,8 @@ def draw(args: argparse.Namespace) -> None:
         },
     )
     print(
-        f"{len(FIGURES)} figures and continuations.html of {len(results.finalists)} features in {args.output}"
+        f"{len(FIGURES)} figures of {len(results.finalists)} features in {args.output}; "
+        f"open {args.output / 'continuations.html'}"
     )
 
 

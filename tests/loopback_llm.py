@@ -37,6 +37,7 @@ class LoopbackLLM(ThreadingHTTPServer):
         self.labels: dict[str, int] = {}  # sentences this server wrote -> the label they were asked for
         self.fault = lambda number, body: None
         self.judged_label = lambda sentence, label, body: label
+        self.answer_to = None  # a function of the body, for questions that are not those of s0
         self.delay = 0.0
         self.answers_before_the_gate = 10**9  # later requests wait until it is opened
         self.gate = threading.Event()
@@ -120,6 +121,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         self.send(200, reply | {"choices": [choice], "usage": usage}, fault=fault)
 
     def content(self, body: dict, fault: str | None) -> dict:
+        if self.server.answer_to is not None:
+            return self.server.answer_to(body)
         kind = kind_of(body)
         text = user_text(body)
         if kind == "scenes":

@@ -11,7 +11,9 @@ FINALISTS = ((9, 48, 478, 0.06), (9, 48, 1414, -0.03), (12, 32, 77, 0.01))  # la
 N_NULLS = 6
 
 
-def write_steering_folder(folder: Path, *, with_predictions: bool = True, text: str = "went home.") -> Path:
+def write_steering_folder(
+    folder: Path, *, with_predictions: bool = True, with_ratings: bool = False, text: str = "went home."
+) -> Path:
     """Three features on two SAEs; D is the slope times α, predictions are 0.9 of it."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -35,11 +37,16 @@ def write_steering_folder(folder: Path, *, with_predictions: bool = True, text: 
         for alpha in (0.0, *ALPHAS):
             for decoding in ("greedy", "sampled"):
                 written = {"prompt": "My sister", "decoding": decoding, "seed": 0, "alpha": alpha}
-                continuations.append(row | written | {"text": text, "perplexity": 8.5})
+                rating = (
+                    {"concept": 1, "fluency": 2, "harmonic_mean": 4 / 3} if decoding == "greedy" else None
+                )
+                rated = {"rating": rating} if with_ratings else {}
+                continuations.append(row | written | {"text": text, "perplexity": 8.5} | rated)
     pd.DataFrame(doses).to_csv(folder / "dose_response.csv", index=False)
     pd.DataFrame(slopes).to_csv(folder / "slopes.csv", index=False)
     (folder / "continuations.json").write_text(json.dumps(continuations), encoding="utf-8")
     run = {"format_version": 1, "trait": "calm", "features_run": {"model": "tiny"}}
+    run |= {"judge": {"model": "<j>", "concept": "calm words"}} if with_ratings else {}
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
     return folder
 

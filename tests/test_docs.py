@@ -168,7 +168,8 @@ def test_every_imported_package_is_declared():
     groups = project["dependency-groups"]
     runtime = project["project"]["dependencies"] + groups["demo"]
     declared = {canonicalize_name(Requirement(line).name) for line in runtime}
-    for_tests = declared | {canonicalize_name(Requirement(line).name) for line in groups["dev"]}
+    more = groups["dev"] + groups["ethics"]
+    for_tests = declared | {canonicalize_name(Requirement(line).name) for line in more}
     distributions = importlib.metadata.packages_distributions()
     tests = sorted((ROOT / "tests").rglob("*.py"))
     own = {top_name(path) for files in MODULES.values() for path in files} | {path.stem for path in tests}

@@ -85,7 +85,9 @@ def test_all_is_well(examine, tmp_path):
     code, table = examine()
     assert code == 0
     assert list(table) == [item.name for item in CHECKS]
-    assert {result for result, _ in table.values()} == {"ok"}
+    random = {"SAE, mean L0", "SAE, explained variance"}  # a random SAE fits no residual stream
+    assert {result for name, (result, _) in table.items() if name not in random} == {"ok"}
+    assert {table[name][0] for name in random} <= {"ok", "warning"}
     detail = {name: text for name, (_, text) in table.items()}
     assert "torch 2" in detail["libraries"]
     assert detail["block list"] == "model.layers: 4 blocks, d_model 32"
@@ -147,6 +149,29 @@ def test_without_input_the_output_is_not_estimated(examine):
     assert table["disk space"] == ("ok", "nothing to fetch; the output's size is estimated with --input")
 
 
+@pytest.mark.parametrize(
+    ("decoder_scale", "named_l0", "explained", "results"),
+    [(1, 32, 1, ("ok", "ok")), (0.5, 32, 0.75, ("ok", "ok")), (0.1, 100, 0.19, ("warning", "warning"))],
+)
+def test_an_sae_is_judged_by_its_sparsity_and_by_what_it_explains(
+    examine, tmp_path, decoder_scale, named_l0, explained, results
+):
+    """Features that read every dimension, and its negative: x is their sum, and of each pair one fires."""
+    saes = write_tiny_saes(tmp_path / "saes", layers=((3, named_l0),), d_model=32, d_sae=64)
+    file = saes / f"layer_3/width_128/average_l0_{named_l0}/params.npz"
+    both = np.concatenate([np.eye(32), -np.eye(32)]).astype(np.float32)  # [d_sae, d_model]
+    nothing = np.zeros(64, np.float32)
+    w_dec = np.float32(decoder_scale) * both
+    np.savez(file, W_enc=both.T, W_dec=w_dec, b_enc=nothing, b_dec=nothing[:32], threshold=nothing)
+    code, table = examine(config=saes / "configurations.json", sae_release=saes, layers="3")
+    assert code == 0
+    l0, variance = table["SAE, mean L0"], table["SAE, explained variance"]
+    assert (l0[0], variance[0]) == results
+    assert l0[1].startswith(f"32 on the built-in sentences, {named_l0} in its name")
+    assert variance[1].startswith(f"{explained:.2f} on the built-in sentences; {explained:.2f} without")
+    assert ("quantised" in l0[1], "quantised" in variance[1]) == (named_l0 == 100, decoder_scale == 0.1)
+
+
 def only_failure(code, table, name, *expected):
     """Assert exit status 1 and that one check failed, with these words."""
     assert code == 1
@@ -163,7 +188,11 @@ def test_sae_of_another_model(examine, tmp_path):
     saes = write_tiny_saes(tmp_path / "saes", layers=((1, 4),), d_model=48)
     code, table = examine(config=saes / "configurations.json", sae_release=saes)
     only_failure(code, table, "SAE file", "(48, 128)", "(32, 128)", "another model")
-    assert not_checked(table) == {"SAE, batch against single", "SAE, mean L0"}
+    assert not_checked(table) == {
+        "SAE, batch against single",
+        "SAE, mean L0",
+        "SAE, explained variance",
+    }
     assert table["SAE, mean L0"][1] == "needs SAE file"
 
 

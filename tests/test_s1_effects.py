@@ -11,8 +11,9 @@ import scipy.sparse
 import torch
 from autoencoders.sae_effects import ablation, steering, token_attribution
 from extract_sae_features import main
+from extraction import gradient_spool
+from language_model import likelihood_gradients
 from language_model.likelihood_gradients import gradient_batches
-from language_model.residual_stream import decoder_and_blocks
 from language_model.tokens import TokenizedSentences
 from transformers import (
     Gemma2Config,
@@ -22,6 +23,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
 )
+from whole_passes import steered_logits
 
 VOCABULARY, D_MODEL, N_LAYERS, D_SAE = 97, 16, 3, 24
 SHAPE = {
@@ -84,18 +86,11 @@ def input_of(tokenized, i):
 
 def mean_log_prob(model, input_ids, layer=None, change=None):
     """ℓ of one sentence, with `change` [n_tokens, d_model] added at its tokens after `layer`."""
-    handles = []
-    if layer is not None:
-        change = torch.cat([torch.zeros_like(change[:1]), change])[None]  # nothing at BOS
-
-        def add(_module, _args, output):
-            return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
-
-        handles = [decoder_and_blocks(model)[1][layer].register_forward_hook(add)]
     with torch.no_grad():
-        log_probs = torch.log_softmax(model(input_ids).logits[0, :-1], dim=-1)
-    for handle in handles:
-        handle.remove()
+        logits = (
+            model(input_ids).logits[0] if layer is None else steered_logits(model, input_ids, layer, change)
+        )
+    log_probs = torch.log_softmax(logits[:-1], dim=-1)
     return log_probs.gather(1, input_ids[0, 1:, None]).mean().item()
 
 
@@ -237,6 +232,50 @@ def test_a_folder_that_grows_by_effects_has_the_same_bytes(
         file.unlink()
     assert main([*options(sentences, tiny_gemma2, tiny_saes, later), "--gradients"]) == 0
     assert digests(later) == digests(at_once)
+
+
+def stopped_at(call, function):
+    """`function`, but for its `call`-th call, which is interrupted."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return counted
+
+
+@pytest.mark.parametrize("more_layers", [False, True])
+def test_a_pass_that_is_stopped_goes_on_at_its_batch_to_the_same_bytes(
+    tmp_path, sentences, tiny_gemma2, tiny_saes, monkeypatch, more_layers
+):
+    """Three batches of a sentence; stopped when the second has written some of its rows."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    single = ["--gradients", "--batch-tokens", "1"]
+    assert main([*options(sentences, tiny_gemma2, tiny_saes, whole), *single]) == 0
+    arguments = [*options(sentences, tiny_gemma2, tiny_saes, stopped), *single]
+    begun = [*arguments, "--layers", "0"] if more_layers else arguments
+    with monkeypatch.context() as patched:
+        files_a_batch = 3 if more_layers else 4  # of each layer, of log-probabilities, of what is finished
+        patched.setattr(
+            gradient_spool, "write_rows", stopped_at(files_a_batch + 2, gradient_spool.write_rows)
+        )
+        assert main(begun) == 130
+    assert not (stopped / "gradients").exists()
+    computed = []
+    plain = likelihood_gradients.batch_gradients
+
+    def noted(*given):
+        computed.append(given[-1].tolist())
+        return plain(*given)
+
+    monkeypatch.setattr(likelihood_gradients, "batch_gradients", noted)
+    assert main(arguments) == 0
+    assert len(computed) == (3 if more_layers else 2)  # other layers: from the first batch on
+    assert digests(stopped) == digests(whole)
+    assert not (stopped / "scratch").exists()
 
 
 def test_a_decoder_that_does_not_fit_is_refused_and_nothing_is_lost(

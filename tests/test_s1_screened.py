@@ -34,10 +34,7 @@ def assert_found(encoder, x, conditioning):
     """What a float32 product finds is among the candidates, and what is returned is exact to rounding."""
     screened = ScreenedJumpRelu.of(encoder, conditioning)
     fires = encoder.activations(x, [])[1]
-    candidates = screened.candidates(x, [])
-    if candidates is not None:
-        wanted = np.flatnonzero(fires.T.numpy())
-        assert np.isin(wanted, candidates.numpy()).all()
+    assert not (fires.T & ~screened.may_fire(x, [])).any()
     shape = (len(x), encoder.d_sae)
     got = firing(screened.rows(x, []), shape)
     exact = x.double() @ encoder.w_enc.double() + encoder.b_enc.double()  # [n, d_sae]
@@ -91,18 +88,44 @@ def test_values_at_the_threshold_do_not_fire_and_the_next_ones_do():
 def test_denormals_fire_above_a_threshold_of_zero():
     x = torch.tensor([[1e-40, 0.0], [-1e-40, 0.0], [1e-44, 1e-44]])
     encoder = JumpReluEncoder(torch.eye(2), torch.zeros(2), torch.zeros(2))
-    candidates = ScreenedJumpRelu.of(encoder, fitted(x)).candidates(x, [])
-    fires = encoder.activations(x, [])[1]
-    assert np.isin(np.flatnonzero(fires.T.numpy()), candidates.numpy()).all()
+    may_fire = ScreenedJumpRelu.of(encoder, fitted(x)).may_fire(x, [])
+    assert not (encoder.activations(x, [])[1].T & ~may_fire).any()
 
 
 @pytest.mark.parametrize("largest", [1e25, 3e38])
-def test_bounds_that_overflow_are_computed_densely(largest):
-    x = torch.tensor([[largest, 1.0], [1.0, 1.0]])
+def test_a_token_whose_bounds_overflow_excludes_nothing_and_the_others_stay_screened(largest):
+    x = torch.tensor([[largest, 1.0], [1.0, 1.0], [-1.0, -1.0]])
     encoder = JumpReluEncoder(torch.eye(2) * 0.5, torch.zeros(2), torch.ones(2) * 0.25)
     screened = ScreenedJumpRelu.of(encoder, Conditioning(torch.zeros(2), torch.ones(2)))
-    assert screened.candidates(x, []) is None
-    assert firing(screened.rows(x, []), (2, 2)).tolist() == (x * 0.5).tolist()
+    assert screened.may_fire(x, []).T.tolist() == [[True, True], [True, True], [False, False]]
+    got = firing(screened.rows(x, []), (3, 2))
+    assert got[:2].tolist() == (x[:2] * 0.5).tolist()
+    assert np.isnan(got[2]).all()
+
+
+@pytest.mark.parametrize("largest", [1e25, 3e38, torch.inf, -torch.inf])
+def test_a_feature_whose_bounds_overflow_is_never_excluded(largest):
+    x = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
+    encoder = JumpReluEncoder(torch.eye(2) * 0.5, torch.tensor([0.0, largest]), torch.zeros(2))
+    screened = ScreenedJumpRelu.of(encoder, Conditioning(torch.zeros(2), torch.ones(2)))
+    assert screened.may_fire(x, []).T.tolist() == [[True, True], [False, True]]
+    if largest == torch.inf:
+        with pytest.raises(ValueError, match="not finite"):
+            screened.rows(x, [])
+    else:
+        got = firing(screened.rows(x, []), (2, 2))
+        assert np.isnan(got[:, 1]).all() if largest < 0 else (got[:, 1] == np.float32(largest)).all()
+
+
+def test_what_is_no_number_is_refused_wherever_it_stands():
+    for place in ("x", "w_enc", "b_enc"):
+        arrays = {"x": torch.ones(3, 2), "w_enc": torch.ones(2, 4), "b_enc": torch.ones(4)}
+        arrays[place].view(-1)[1] = torch.nan
+        encoder = JumpReluEncoder(arrays["w_enc"], arrays["b_enc"], torch.zeros(4))
+        screened = ScreenedJumpRelu.of(encoder, Conditioning(torch.zeros(2), torch.ones(2)))
+        for each in (encoder, screened):
+            with pytest.raises(ValueError, match="not finite"):
+                each.rows(arrays["x"], [])
 
 
 def test_activations_that_are_not_finite_are_refused():
@@ -112,13 +135,53 @@ def test_activations_that_are_not_finite_are_refused():
         ScreenedJumpRelu.of(encoder, Conditioning(torch.zeros(2), torch.ones(2))).rows(x, [])
 
 
-def test_a_chunk_in_which_nearly_all_fires_is_computed_densely(monkeypatch):
+def test_a_chunk_in_which_all_fires():
     x = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)).abs()
     encoder = JumpReluEncoder(torch.ones(5, 6), torch.ones(6), torch.zeros(6))
     screened = ScreenedJumpRelu.of(encoder, fitted(x))
-    monkeypatch.setattr(ScreenedJumpRelu, "pre_activations", None)  # would be called otherwise
     expected = encoder.activations(x, [])[0].numpy()
     np.testing.assert_allclose(firing(screened.rows(x, []), (8, 6)), expected, rtol=1e-6)
+    assert screened.n_candidates == 8 * 6
+
+
+def test_only_tokens_with_too_many_candidates_are_computed_densely(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 30, generator=rng)
+    x[[3, 17, 18]] *= 1e25  # all features are candidates there
+    w_enc = torch.randn(30, 500, generator=rng)
+    encoder = JumpReluEncoder(w_enc, torch.randn(500, generator=rng), torch.full((500,), 14.0))
+    screened = ScreenedJumpRelu.of(encoder, Conditioning(torch.zeros(30), torch.ones(30)))
+    densely, firing_densely = [], ScreenedJumpRelu.firing_densely
+
+    def spy(self, x, chosen):
+        densely.extend(chosen.nonzero().flatten().tolist())
+        return firing_densely(self, x, chosen)
+
+    monkeypatch.setattr(ScreenedJumpRelu, "firing_densely", spy)
+    rows = screened.rows(x, [])
+    assert densely == [3, 17, 18]
+    got, expected = firing(rows, (40, 500)), firing(encoder.rows(x, []), (40, 500))
+    assert (np.isnan(got) == np.isnan(expected)).all()
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    lengths, columns, _ = rows
+    for row in np.split(columns, np.cumsum(lengths)[:-1]):
+        assert (np.diff(row) > 0).all()
+    assert screened.n_candidates >= 3 * 500 + (lengths.sum() - lengths[[3, 17, 18]].sum())
+
+
+def test_memory_is_taken_over_by_smaller_chunks(residual_stream):
+    params = np.load(SHIPPED[0])
+    encoder = JumpReluEncoder(*(torch.from_numpy(params[k]).float() for k in ("W_enc", "b_enc", "threshold")))
+    screened, memory = ScreenedJumpRelu.of(encoder, fitted(residual_stream)), []
+    screened.rows(residual_stream[:200], memory)
+    held = memory[0].data_ptr()
+    with_memory, afresh = (
+        screened.rows(residual_stream[200:], memory),
+        screened.rows(residual_stream[200:], []),
+    )
+    assert memory[0].data_ptr() == held
+    for mine, theirs in zip(with_memory, afresh):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_rounding_up_never_rounds_down():
@@ -173,8 +236,11 @@ def sentences(tmp_path):
     return file
 
 
-def test_the_command_writes_the_same_activations(tmp_path, sentences, tiny_gemma2, tiny_saes, capsys):
-    def run(name, *options):
+@pytest.fixture
+def run(tmp_path, sentences, tiny_gemma2, tiny_saes):
+    """Run the command with an output folder of this name below `tmp_path`, and further options."""
+
+    def command(name, *options):
         return main(
             [
                 *("--input", str(sentences), "--output", str(tmp_path / name), "--model", str(tiny_gemma2)),
@@ -183,21 +249,74 @@ def test_the_command_writes_the_same_activations(tmp_path, sentences, tiny_gemma
             ]
         )
 
-    assert run("dense") == 0
+    return command
+
+
+def record_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_the_command_writes_the_same_activations(tmp_path, run):
+    assert run("dense", "--encoder", "dense") == 0
     assert run("screened", "--encoder", "screened") == 0
-    record = json.loads((tmp_path / "screened/run.json").read_text())
+    record = record_of(tmp_path / "screened")
     assert record["encoder"] == "screened"
-    for sae in record["saes"]:
+    for sae, of_dense in zip(record["saes"], record_of(tmp_path / "dense")["saes"]):
         files = (tmp_path / name / sae["file"] for name in ("dense", "screened"))
         dense, screened = map(scipy.sparse.load_npz, files)
         assert (dense.indices == screened.indices).all()
         np.testing.assert_allclose(dense.data, screened.data, rtol=1e-4, atol=1e-4)
-    assert run("screened") == 2  # one folder, one encoder
-    assert "was made with encoder 'screened'" in capsys.readouterr().err
-    inputs = json.loads((tmp_path / "dense/inputs.json").read_text())
-    del inputs["encoder"]  # a folder of a time when there was no choice
-    (tmp_path / "dense/inputs.json").write_text(json.dumps(inputs))
-    assert run("dense") == 0
-    assert run("dense", "--encoder", "screened") == 2
-    assert run("half", "--encoder", "screened", "--dtype", "bfloat16") == 2
-    assert "--encoder screened computes in float32" in capsys.readouterr().err
+        assert of_dense["candidates_per_firing"] is None
+        assert 1 <= sae["candidates_per_firing"] <= screened.shape[0] * screened.shape[1] / screened.nnz
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_the_default_is_the_devices_and_a_folder_keeps_its_own(tmp_path, run, monkeypatch, capsys, has_units):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_units)
+    here, elsewhere = ("screened", "dense") if has_units else ("dense", "screened")
+    assert run("new") == 0
+    assert record_of(tmp_path / "new")["encoder"] == here
+    # Made on a machine with another default: the same command goes on as it began.
+    assert run("moved", "--encoder", elsewhere, "--layers", "0") == 0
+    assert run("moved") == 0
+    record = record_of(tmp_path / "moved")
+    assert record["encoder"] == elsewhere
+    assert len(record["saes"]) == 3
+    capsys.readouterr()
+    assert run("moved", "--encoder", here) == 2
+    error = capsys.readouterr().err
+    assert f"was made with encoder '{elsewhere}', this run has '{here}'" in error
+    assert error.count("\n") == 1
+    assert run("moved", "--overwrite") == 0
+    assert record_of(tmp_path / "moved")["encoder"] == here
+
+
+def test_a_folder_of_a_time_without_a_choice_stays_dense(tmp_path, run, capsys):
+    assert run("old", "--encoder", "dense") == 0
+    inputs = json.loads((tmp_path / "old/inputs.json").read_text())
+    del inputs["encoder"]
+    (tmp_path / "old/inputs.json").write_text(json.dumps(inputs))
+    assert run("old") == 0
+    assert record_of(tmp_path / "old")["encoder"] == "dense"
+    assert run("old", "--encoder", "screened") == 2
+    assert "was made with encoder 'dense'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("--dtype", "bfloat16"), ("--allow-tf32",)], ids=" ".join)
+def test_what_is_not_float32_is_not_screened(tmp_path, run, capsys, options):
+    assert run("chosen", "--encoder", "screened", *options) == 2
+    assert "--encoder screened computes in float32 without TF32" in capsys.readouterr().err
+    assert not (tmp_path / "chosen").exists()
+    assert run("by_default", *options) == 0
+    assert record_of(tmp_path / "by_default")["encoder"] == "dense"
+
+
+def test_a_screened_run_forbids_reduction_in_bfloat16(tmp_path, run):
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = True
+    try:
+        assert run("screened", "--encoder", "screened") == 0
+        assert not matmul.allow_bf16_reduced_precision_reduction
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = before

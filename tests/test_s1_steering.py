@@ -20,10 +20,10 @@ from finite_steering.finalists import FeaturePlace, SaeActivity, activity
 from finite_steering.measured_sentences import choose_sentences
 from finite_steering.measured_text import neutral_files, neutral_sentences
 from language_model.model_source import ModelSource, load_model
-from language_model.residual_stream import decoder_and_blocks
 from steer_features import main
 from tiny_models import write_tiny_gemma2
 from twins_s1.feature_folder import open_feature_folder
+from whole_passes import steered_logits
 
 SCENES = (
     ("The shop was closed.", "He told the nurse.", "She had gone home.", "He shouted at the team."),
@@ -136,18 +136,7 @@ def finalists(steered):
 
 
 def whole_logits(network, ids, layer, change):
-    """Logits of one text with `change` [position - 1 or 1, d_model] added after `layer` behind BOS."""
-
-    def add(_module, _args, output):
-        states = output[0] if isinstance(output, tuple) else output
-        states = torch.cat([states[:, :1], states[:, 1:] + change], dim=1)
-        return (states, *output[1:]) if isinstance(output, tuple) else states
-
-    handle = decoder_and_blocks(network)[1][layer].register_forward_hook(add)
-    with torch.inference_mode():
-        logits = network(torch.tensor([ids])).logits[0]
-    handle.remove()
-    return logits
+    return steered_logits(network, torch.tensor([ids]), layer, change)
 
 
 def mean_log_prob(network, ids, layer, change):
@@ -348,7 +337,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(command, steered, tmp_path, mon
 
     def stopped(*arguments):
         calls.append(arguments)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return plain(*arguments)
 
@@ -359,7 +348,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(command, steered, tmp_path, mon
     code, out, _ = command(tmp_path / "out")
     assert code == 0
     assert "3 features and 16 null directions on 12 sentences" in out
-    assert len(calls) == 4  # one finished, one broken off, two more
+    assert len(calls) == 5  # the unsteered model's, a feature finished, one broken off, two more
     assert contents(tmp_path / "out") == contents(steered)
     assert not (tmp_path / "out/scratch").exists()
     monkeypatch.setattr(ModelSource, "load_weights", None)  # a finished run needs no model
@@ -376,7 +365,7 @@ def test_a_folder_belongs_to_one_run(command, steered, tmp_path):
     (tmp_path / "other/mine.txt").write_text("mine")
     code, _, err = command(tmp_path / "other")
     assert (code, (tmp_path / "other/mine.txt").read_text()) == (2, "mine")
-    assert "holds no steering run" in err
+    assert "is not empty and not a steering folder" in err
 
 
 def test_run_json_says_what_was_measured(steered, inputs):
@@ -390,6 +379,25 @@ def test_run_json_says_what_was_measured(steered, inputs):
         tuple(row) for row in rows[["layer", "average_l0", "feature_id"]].to_numpy().tolist()
     }
     assert {"path", "input_sha256", "model", "model_revision", "n_tokens"} <= set(run["features_run"])
+
+
+def test_a_sample_of_the_vocabulary_says_how_far_it_is_off(command, steered, tmp_path):
+    """All 380 words are the default here; a run on 200 measures the same directions, and names its error."""
+    exact = json.loads((steered / "run.json").read_text())
+    assert (exact["words"], exact["vocabulary"], exact["vocabulary_error"]) == (32768, 380, 0)
+    code, out, _ = command(tmp_path / "out", words=200)
+    assert code == 0
+    error = json.loads((tmp_path / "out/run.json").read_text())["vocabulary_error"]
+    assert f"D within {error:.0e} of that with all words" in out
+    gaps = [
+        table[(table["measure"] == "log_prob_gap") & (table["operation"] == "steer")]["value"].to_numpy()
+        for table in (pd.read_csv(folder / "dose_response.csv") for folder in (tmp_path / "out", steered))
+    ]
+    off = np.abs(gaps[0] - gaps[1])
+    assert 0 < error <= off.max() + 1e-6
+    assert np.isclose(off, error, atol=1e-6).any()
+    assert off.max() < np.abs(gaps[1]).max() / 10
+    assert np.corrcoef(*gaps)[0, 1] > 0.99
 
 
 def test_held_out_sentences_only(command, folder, tmp_path):

@@ -1,11 +1,13 @@
-"""Blocks above a layer, resumed from recorded states, against whole forward passes with a hook."""
+"""Blocks above a layer, resumed from recorded states, and heads on a sample of words."""
 
 import numpy as np
 import pytest
 import torch
-from language_model.residual_stream import decoder_and_blocks
-from language_model.upper_blocks import UpperBlocks
-from test_s1_effects import D_MODEL, FAMILIES, N_LAYERS, input_of, tokens_of
+from language_model.upper_blocks import UpperBlocks, record_batches
+from language_model.vocabulary_head import VocabularyHead
+from language_model.word_sample import draw_words, inclusion_chances
+from test_s1_effects import D_MODEL, FAMILIES, N_LAYERS, VOCABULARY, input_of, tokens_of
+from whole_passes import steered_logits
 
 
 @pytest.fixture(params=FAMILIES)
@@ -14,47 +16,94 @@ def model(request):
     return FAMILIES[request.param]().eval()
 
 
-def whole_log_probs(model, input_ids, layer, change):
-    """Log-probabilities of a sentence's tokens with `change` added after `layer` at every token but BOS."""
+def recorded(model, layer, tokenized, batches, sample=None):
+    return UpperBlocks(
+        VocabularyHead(model, sample), layer, record_batches(model, [layer], tokenized, batches)
+    )
 
-    def add(_module, _args, output):
-        states = output[0] if isinstance(output, tuple) else output
-        states = torch.cat([states[:, :1], states[:, 1:] + change], dim=1)
-        return (states, *output[1:]) if isinstance(output, tuple) else states
 
-    handle = decoder_and_blocks(model)[1][layer].register_forward_hook(add)
-    with torch.inference_mode():
-        logits = model(input_ids).logits[0]
-    handle.remove()
-    return logits.log_softmax(dim=-1)[:-1].gather(1, input_ids[0, 1:, None])[:, 0], logits[:-1]
+def own_log_probs(logits, input_ids):
+    return logits[:-1].log_softmax(dim=-1).gather(1, input_ids[0, 1:, None])[:, 0]
 
 
 @pytest.mark.parametrize("layer", range(N_LAYERS))
 def test_a_resumed_pass_equals_a_whole_one(model, layer):
     tokenized = tokens_of([5, 2, 8])
-    upper = UpperBlocks(model, layer, tokenized, [np.array([0, 2]), np.array([1])])
+    upper = recorded(model, layer, tokenized, [np.array([0, 2]), np.array([1])])
     change = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
     nothing = torch.zeros(D_MODEL)
     for batch in upper.batches:
-        unchanged = upper.final_states(batch, nothing)
-        log_probs, kl = upper.log_probs_and_kl(batch, change, unchanged)
+        torch.testing.assert_close(upper.final_states(batch), batch.final)
+        log_probs, kl = upper.log_probs_and_kl(batch, change)
         torch.testing.assert_close(log_probs, upper.log_probs(batch, change))
         assert kl.max() > 0.01
         torch.testing.assert_close(
-            upper.log_probs_and_kl(batch, nothing, unchanged)[1], torch.zeros_like(kl), atol=1e-6, rtol=0
+            upper.log_probs_and_kl(batch, nothing)[1], torch.zeros_like(kl), atol=1e-6, rtol=0
         )
         means, kl_means = batch.sentence_means(log_probs), batch.sentence_means(kl)
         for row, i in enumerate(batch.sentences):
-            own, after = whole_log_probs(model, input_of(tokenized, i), layer, change)
-            assert means[row] == pytest.approx(own.mean().item(), rel=1e-5)
-            before = whole_log_probs(model, input_of(tokenized, i), layer, nothing)[1].log_softmax(dim=-1)
-            expected = (before.exp() * (before - after.log_softmax(dim=-1))).sum(dim=-1).mean().item()
+            ids = input_of(tokenized, i)
+            after = steered_logits(model, ids, layer, change)
+            assert means[row] == pytest.approx(own_log_probs(after, ids).mean().item(), rel=1e-5)
+            before = steered_logits(model, ids, layer, nothing)[:-1].log_softmax(dim=-1)
+            expected = (before.exp() * (before - after[:-1].log_softmax(dim=-1))).sum(dim=-1).mean().item()
             assert kl_means[row] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_a_sample_stands_for_the_vocabulary_by_its_weights(model):
+    """The formula, on whole passes: a word counts in the normaliser as often as its weight says."""
+    tokenized = tokens_of([5, 8])
+    batches = [np.array([0, 1])]
+    (batch,) = record_batches(model, [1], tokenized, batches)
+    likely = VocabularyHead(model).mean_probability(batch.final)
+    sample = draw_words(likely, 40, batch.targets)
+    upper = recorded(model, 1, tokenized, batches, sample)
+    change = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
+    weights = torch.zeros(VOCABULARY).index_put((sample.ids,), sample.weights)
+    found, kl = upper.log_probs_and_kl(upper.batches[0], change)
+    torch.testing.assert_close(found, upper.log_probs(upper.batches[0], change))
+    expected, expected_kl = [], []
+    for i in range(2):
+        ids = input_of(tokenized, i)
+        logits = [steered_logits(model, ids, 1, delta)[:-1] for delta in (0 * change, change)]
+        before, after = (x - (x + weights.log()).logsumexp(dim=1, keepdim=True) for x in logits)
+        expected.append(after.gather(1, ids[0, 1:, None])[:, 0])
+        expected_kl.append((weights * before.exp() * (before - after)).sum(dim=1))
+    torch.testing.assert_close(found, torch.cat(expected))
+    torch.testing.assert_close(kl, torch.cat(expected_kl), rtol=1e-4, atol=1e-6)
+
+
+def test_words_are_drawn_in_proportion_to_their_probability():
+    probability = torch.tensor([0.001, 0.4, 0.02, 0.3, 0.009, 0.2, 0.03, 0.04])
+    chances = inclusion_chances(probability.double(), 5)
+    assert chances.sum().item() == pytest.approx(5)
+    assert (chances[[1, 3, 5]] == 1).all()
+    rest = [0, 2, 4, 6, 7]
+    np.testing.assert_allclose(chances[rest], 2 * probability[rest] / probability[rest].sum(), rtol=1e-6)
+    assert (inclusion_chances(probability.double(), 8) == 1).all()
+    assert inclusion_chances(torch.tensor([1.0, 0, 0]), 2).tolist() == [1, 0, 0]  # no chance, no word
+
+
+def test_a_sample_has_its_size_its_targets_and_weights_that_make_up_for_the_others():
+    probability = torch.rand(5000, generator=torch.Generator().manual_seed(0)).double() ** 8
+    targets = torch.tensor([7, 7, 4999, 123])
+    sample = draw_words(probability, 700, targets)
+    drawn = sample.ids[sample.weights > 0]
+    assert len(drawn) == 700
+    assert sample.ids.tolist() == sorted(set(sample.ids.tolist()))
+    assert set(targets.tolist()) <= set(sample.ids.tolist())
+    assert len(sample.ids) <= 703
+    total = (probability[sample.ids] * sample.weights).sum()
+    assert total.item() == pytest.approx(probability.sum().item(), rel=1e-3)
+    # Another measure than that which they were drawn by: estimated, not exact.
+    other = probability * torch.linspace(0.5, 1.5, 5000)
+    assert (other[sample.ids] * sample.weights).sum().item() == pytest.approx(other.sum().item(), rel=0.05)
 
 
 def test_the_model_is_itself_again(model):
     tokenized = tokens_of([4])
     before = model(input_of(tokenized, 0)).logits
-    upper = UpperBlocks(model, 1, tokenized, [np.array([0])])
+    sample = draw_words(torch.ones(VOCABULARY), 10, torch.from_numpy(tokenized.token_ids).long())
+    upper = recorded(model, 1, tokenized, [np.array([0])], sample)
     upper.log_probs(upper.batches[0], torch.ones(D_MODEL))
     torch.testing.assert_close(model(input_of(tokenized, 0)).logits, before, rtol=0, atol=0)

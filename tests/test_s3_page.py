@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from drawing_inputs.drawn_run import DrawnRun
 from drawing_inputs.feature import Feature
+from drawing_inputs.quoted_pages import read_quoted_pages
 from drawings.trajectory_page import build_page, page_data
 from twins_s3.feature_folder import FeatureFolder
 
@@ -189,8 +190,8 @@ document.body.dataset.report = JSON.stringify(report);
 """
 
 
-def drive(page: str, folder: Path) -> dict:
-    """Open the page in Chromium, use it as DRIVER says, and return what was seen."""
+def drive(page: str, folder: Path, driver: str = DRIVER) -> dict:
+    """Open the page in Chromium, use it as `driver` says, and return what was seen."""
     catch = (
         "<script>window.seenErrors = [];"
         "addEventListener('error', e => { seenErrors.push(e.message); document.title = e.message; });"
@@ -198,7 +199,7 @@ def drive(page: str, folder: Path) -> dict:
         "console.error = console.warn = (...a) => seenErrors.push(a.join(' '));</script><title>"
     )
     path = folder / "driven.html"
-    path.write_text(page.replace("<title>", catch, 1).replace("</body>", DRIVER, 1), encoding="utf-8")
+    path.write_text(page.replace("<title>", catch, 1).replace("</body>", driver, 1), encoding="utf-8")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=360,700", "--dump-dom"]
     run = subprocess.run(
         [*command, f"--user-data-dir={folder / 'profile'}", path.as_uri()],
@@ -260,3 +261,85 @@ def test_selector_changes_the_shading(page, tmp_path):
     assert not report["wide"], "the page scrolls sideways on a narrow screen"
     assert report["silent"][0] == [0] * 5
     assert "never fires" in report["silent"][1]
+
+
+# What s2 fetched from Neuronpedia
+
+
+def write_cache(folder: Path, **changes) -> Path:
+    said = [{"description": "</script><b>lies", "author_model": "gpt-4o-mini", "method": "x"}]
+    said.append({"description": "untruth", "author_model": None, "method": None})
+    page = {"url": "u", "fetched": "2026-01-01", "explanations": said, "activations": []}
+    content = {"format_version": 1, "address": "http://127.0.0.1:9", "features": {"tiny/1-res/5": page}}
+    (folder / "neuronpedia.json").write_text(json.dumps(content | changes))
+    return folder
+
+
+def test_neuronpedia_is_quoted_only_where_s2_fetched_it(page, tmp_path):
+    assert read_quoted_pages(None) is None
+    assert read_quoted_pages(tmp_path) is None
+    assert "frame-src" not in page
+    assert "dashboard" not in Document(page).scripts["application/json"]
+    quoted = build_page(drawn_run(), np.arange(4), read_quoted_pages(write_cache(tmp_path)))
+    document = Document(quoted)
+    policy = next(a["content"] for tag, a in document.elements if a.get("http-equiv"))
+    assert policy.endswith("img-src data:; frame-src http://127.0.0.1:9")
+    assert not [tag for tag, _ in document.elements if tag in ("iframe", "b", "blockquote")]
+    first, *others = json.loads(document.scripts["application/json"])["features"]
+    assert first["dashboard"] == (
+        "http://127.0.0.1:9/tiny/1-res/5?embed=true&embedexplanation=true&embedplots=true&embedtest=true"
+    )
+    assert first["quotes"] == [
+        {"text": "</script><b>lies", "author": "gpt-4o-mini"},
+        {"text": "untruth", "author": "no author model named"},
+    ]
+    assert not any("dashboard" in other for other in others)
+
+
+QUOTE_DRIVER = """<script>
+const frames = () => document.querySelectorAll("iframe");
+const report = { before: frames().length };
+report.quotes = [...document.querySelectorAll("blockquote p")].map(p => p.textContent);
+byId("dashboard").click();
+report.src = [...frames()].map(frame => frame.src);
+byId("feature").selectedIndex = 1;
+byId("feature").dispatchEvent(new Event("change"));
+report.ofSecond = [frames().length, document.querySelectorAll("blockquote").length];
+report.errors = seenErrors;
+document.body.dataset.report = JSON.stringify(report);
+</script>
+</body>
+"""
+
+
+@pytest.mark.slow
+def test_the_button_shows_the_dashboard(tmp_path):
+    quoted = build_page(drawn_run(), np.arange(4), read_quoted_pages(write_cache(tmp_path)))
+    if CHROMIUM is None:  # without a browser: a frame is made in one place, on a click
+        code = Document(quoted).scripts["code"]
+        assert code.count('element("iframe"') == 1
+        assert code.index('button.addEventListener("click"') < code.index('element("iframe"')
+        return
+    report = drive(quoted, tmp_path, QUOTE_DRIVER)
+    assert report["before"] == 0
+    assert report["quotes"] == ["“</script><b>lies”", "“untruth”"]
+    assert report["src"] == [
+        "http://127.0.0.1:9/tiny/1-res/5?embed=true&embedexplanation=true&embedplots=true&embedtest=true"
+    ]
+    assert report["ofSecond"] == [0, 0]
+    assert report["errors"] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format_version": 2},
+        {"address": "javascript:alert(1)//"},
+        {"address": "http://a; script-src *"},
+        {"features": {"tiny/1-res/5": {"explanations": [{}]}}},
+        {"features": []},
+    ],
+)
+def test_a_cache_that_is_none_of_s2_is_named(tmp_path, changes):
+    with pytest.raises(ValueError, match=r"neuronpedia\.json cannot be read .* --neuronpedia"):
+        read_quoted_pages(write_cache(tmp_path, **changes))

@@ -8,7 +8,7 @@ import pytest
 from drawing_inputs.drawn_run import read_activations
 from drawing_inputs.feature import Feature
 from drawings.trajectory_page import attribution_entry
-from steering_drawings.continuation_page import build_continuation_page
+from steering_drawings.continuation_page import build_continuation_page, mean_ratings
 from steering_drawings.steering_figures import dose_figure, label_figure, prediction_figure, with_origin
 from steering_drawings.steering_results import read_steering
 from steering_drawings.steering_statistics import agreement
@@ -30,7 +30,9 @@ def test_the_command_writes_figures_page_and_record(steering, tmp_path, capsys):
         *("steering_dose_response.png", "steering_by_label.png", "steering_prediction.png"),
         *("continuations.html", "run.json"),
     }
-    assert "3 figures and continuations.html of 3 features" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"3 figures of 3 features in {tmp_path / 'plots'}" in out
+    assert out.rstrip().endswith(f"open {tmp_path / 'plots/continuations.html'}")
     before = (tmp_path / "plots/steering_dose_response.png").read_bytes()
     assert main(["--steering", str(steering), "--output", str(tmp_path / "plots")]) == 0
     assert (tmp_path / "plots/steering_dose_response.png").read_bytes() == before
@@ -98,9 +100,28 @@ def test_page_escapes_what_the_model_wrote_and_needs_no_network(tmp_path):
     assert page.count('class="unsteered"') == len(FINALISTS) * 2
 
 
-def rename_kind(folder):
-    table = folder / "slopes.csv"
-    table.write_text(table.read_text().replace(",feature,", ",x,"))
+def test_ratings_stand_beside_their_texts_and_as_means_by_dose(tmp_path):
+    results = read_steering(write_steering_folder(tmp_path / "rated", with_ratings=True))
+    page = build_continuation_page(results)
+    assert "&lt;j&gt; rated each text" in page
+    assert "“calm words”" in page
+    n_doses = len(FINALISTS) * (len(ALPHAS) + 1)
+    assert page.count('<td class="number">1.33</td>') == 2 * n_doses  # of a greedy text, and as the mean
+    assert page.count('<td class="number">–</td>') == 3 * n_doses  # the sampled ones were not rated
+    unrated = build_continuation_page(read_steering(write_steering_folder(tmp_path / "unrated")))
+    assert "rated each text" not in unrated
+    assert "harmonic" not in unrated
+
+
+def test_mean_ratings_by_hand():
+    texts = [
+        {"alpha": alpha, "rating": {"concept": concept, "fluency": 2, "harmonic_mean": concept}}
+        for alpha, concept in ((1.0, 2), (-1.0, 0), (1.0, 1))
+    ]
+    assert mean_ratings(texts) == [
+        {"alpha": -1.0, "n": 1, "concept": 0, "fluency": 2, "harmonic_mean": 0},
+        {"alpha": 1.0, "n": 2, "concept": 1.5, "fluency": 2, "harmonic_mean": 1.5},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,25 @@ def test_short_and_empty_rankings_are_said(feature_folder, tmp_path, capsys):
     assert "s2 ranked 2 features, fewer than --top-n 10" in out
 
 
+def test_the_page_quotes_what_s2_fetched_and_its_path_ends_the_output(
+    feature_folder, s2_results, tmp_path, capsys
+):
+    results, output = shutil.copytree(s2_results, tmp_path / "results"), tmp_path / "plots"
+    said = {"description": "said <of> it", "author_model": "gpt-4o-mini", "method": None}
+    page = {"url": "u", "fetched": "2026-01-01", "explanations": [said], "activations": []}
+    cache = {"format_version": 1, "address": "https://np.example", "features": {"tiny/1-res/5": page}}
+    (results / "neuronpedia.json").write_text(json.dumps(cache))
+    named = ("--max-sentences", "1", "--features", "1:8:5,1:16:7")  # the first on an SAE with pages
+    assert main(arguments(feature_folder, results, output, *named)) == 0
+    text = (output / "trajectories.html").read_text(encoding="utf-8")
+    assert '"quotes":[{"text":"said \\u003cof> it","author":"gpt-4o-mini"}]' in text
+    assert capsys.readouterr().out.rstrip().endswith(f"open {output / 'trajectories.html'}")
+    (results / "neuronpedia.json").write_text("[]")
+    assert main(arguments(feature_folder, results, tmp_path / "none", *named)) == 2
+    assert "neuronpedia.json cannot be read" in one_line_of_error(capsys)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.slow
 def test_odd_sentences_are_drawn(tmp_path, capsys):
     """One token, 300 tokens, a feature that never fires, texts that trip matplotlib up, one label missing."""

@@ -10,17 +10,31 @@ import pandas as pd
 import pytest
 import scipy.stats
 from emergence_curves.emergence_landmarks import Curve, first_of_two, half_maximum_position
-from emergence_curves.emergence_study import complete_resamples
+from emergence_curves.readout_curves import complete_resamples
+from figures.layer_axes import metric_title
 from measures.grouped_rows import permute_by_group
 from models import kernel_logistic
+from sklearn.metrics import roc_auc_score
 from synthetic_features import write_feature_folder
 from twins_s5.group_statistics import group_bootstrap
 
 QUICK = ["--folds", "4", "--repeats", "1", "--permutations", "4", "--bootstrap", "300"]
 
 
-def stacked(folder, *, trait="planted", signal_from=2, n_layers=6, layers="all", leak_words=False, seed=0):
-    """A dataset of stacked layers whose hidden states carry the label from one layer on."""
+def stacked(
+    folder,
+    *options,
+    trait="planted",
+    signal_from=2,
+    n_layers=6,
+    layers="all",
+    leak_words=False,
+    seed=0,
+    text_kinds=False,
+):
+    """A dataset of stacked layers whose hidden states carry the label from one layer on; more `options` of
+    stage 4 may follow.
+    """
     features = write_feature_folder(
         folder / f"{trait}_features",
         n_sentences=160,
@@ -29,6 +43,7 @@ def stacked(folder, *, trait="planted", signal_from=2, n_layers=6, layers="all",
         saes=(),
         hidden_signal_from_layer=signal_from,
         seed=seed,
+        text_kinds=text_kinds,
     )
     if leak_words:
         table = pd.read_csv(features / "sentences.csv")
@@ -36,7 +51,7 @@ def stacked(folder, *, trait="planted", signal_from=2, n_layers=6, layers="all",
         table["sentence"] += " " + words[table["concept_strength_label"].to_numpy()]
         table.to_csv(features / "sentences.csv", index=False)
     output = folder / f"{trait}.npz"
-    request = ["--strategy", "hidden-to-concept", "--layers", layers]
+    request = ["--strategy", "hidden-to-concept", "--layers", layers, *options]
     assert generate_datasets.main(["--input", str(features), "--output", str(output), *request]) == 0
     return output
 
@@ -88,6 +103,7 @@ def test_files_are_complete(planted):
         curve["value"], content["traits"]["late"]["probes"]["logistic"]["kappa"]["value"]
     )
     assert set(table["source"]) == {"logistic", "ridge", "diffmeans", "majority", "length", "tfidf"}
+    assert set(table["sentences"]) == {"all"}
     for name in ("early.png", "late.png", "all_traits.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     run = json.loads((output / "run.json").read_text(encoding="utf-8"))
@@ -215,6 +231,138 @@ def test_unsuitable_datasets_are_refused(planted, tmp_path, capsys):
     (own / "best_per_sae.csv").unlink()
     assert "best_per_sae.csv does not exist" in failure(capsys, first, *output, "--s2-results", own)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def transferred(planted, tmp_path_factory):
+    """Output folder, content and datasets of `early` with people's sentences of labels 0 and 3, whose signal
+    starts at layer 4 and of which the first is also one of `early`.
+    """
+    folder = tmp_path_factory.mktemp("transfer")
+    own = planted[2][0]
+    people = stacked(folder, "--binary", "0,3", trait="people", signal_from=4, seed=7)
+    with np.load(own) as ours, np.load(people) as file:
+        arrays = {key: file[key] for key in file.files}
+        arrays["sentences"][0] = ours["sentences"][5].upper()
+    np.savez(people, **arrays)
+    return folder / "out", study(folder / "out", own, "--transfer", people), (own, people)
+
+
+def test_probes_trained_on_ours_are_read_on_other_sentences(transferred):
+    """Difference of means and AUROC by hand; the two rows of the shared sentence's group are left out."""
+    _, content, (own, people) = transferred
+    other = content["traits"]["early"]["transfer"]
+    with np.load(own) as ours, np.load(people) as file:
+        X, y, d_model = ours["X"], ours["y"], int(ours["d_model"])
+        kept = file["group"] != file["group"][0]
+        theirs, labels = file["X"][kept], file["y"][kept]
+    assert other["n_left_out"] == (~kept).sum() >= 1
+    assert other["n_sentences"] == len(labels)
+    assert (other["name"], other["classes"], other["metrics"]) == ("people", [0, 3], ["auroc"])
+    figures = other["probes"]["diffmeans"]["auroc"]
+    for layer, value in enumerate(figures["value"]):
+        block = slice(layer * d_model, (layer + 1) * d_model)
+        mean, scale = X[:, block].mean(axis=0), X[:, block].std(axis=0)
+        Z, Z_theirs = (X[:, block] - mean) / scale, (theirs[:, block] - mean) / scale
+        scores = Z_theirs @ (Z[y == 3].mean(axis=0) - Z[y == 0].mean(axis=0))
+        assert value == pytest.approx(roc_auc_score(labels == 3, scores), abs=1e-3)
+    assert set(other["floors"]) == {"majority", "length", "tfidf"}
+    assert other["floors"]["majority"]["auroc"]["value"] == 0.5
+
+
+def test_the_curve_on_other_sentences_has_its_own_peak(transferred):
+    output, content, (_, people) = transferred
+    entry = content["traits"]["early"]
+    for probe in ("logistic", "ridge", "diffmeans"):
+        figures = entry["transfer"]["probes"][probe]["auroc"]
+        value, low = np.array(figures["value"]), np.array(figures["band_low"])
+        assert (value[:4] < 0.75).all()
+        assert (low[4:] > 0.9).all()
+        assert figures["peak"] >= 4
+        assert figures["peak_interval"][0] >= 4
+        assert figures["peak_value"] == value.max()
+        assert entry["probes"][probe]["auroc"]["value"][1] > 0.95
+    table = pd.read_csv(output / "emergence.csv")
+    curve = table[(table["sentences"] == "people") & (table["source"] == "ridge")]
+    assert curve["metric"].unique().tolist() == ["auroc"]
+    np.testing.assert_allclose(curve["value"], entry["transfer"]["probes"]["ridge"]["auroc"]["value"])
+    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    assert str(people) in run["inputs"]
+
+
+def test_what_is_ours_does_not_depend_on_the_transfer(planted, transferred):
+    without, own = planted[1]["traits"]["early"], dict(transferred[1]["traits"]["early"])
+    assert own.pop("transfer")
+    assert own == without
+    assert (planted[0] / "early.png").read_bytes() != (transferred[0] / "early.png").read_bytes()
+
+
+def test_other_sentences_with_all_labels_have_all_metrics(planted, tmp_path, capsys):
+    people = stacked(tmp_path, trait="people", signal_from=1, seed=7)
+    content = study(tmp_path / "out", planted[2][0], "--transfer", people, "--probes", "ridge")
+    other = content["traits"]["early"]["transfer"]
+    assert list(other["probes"]["ridge"]) == other["metrics"] == ["kappa", "accuracy", "auroc"]
+    assert other["n_left_out"] == 0
+    assert other["probes"]["ridge"]["kappa"]["value"][1] > 0.6
+    output = capsys.readouterr()
+    assert "early on 160 sentences of people: peak " in output.out
+    assert "left out" not in output.err
+
+
+def test_unsuitable_other_sentences_are_refused(planted, transferred, tmp_path, capsys):
+    _, _, (first, second) = planted
+    output, people = ("--output", tmp_path / "out"), transferred[2][1]
+    assert "1 files of other sentences for 2 datasets" in failure(
+        capsys, first, second, *output, "--transfer", people
+    )
+    few = stacked(tmp_path, trait="few", layers="0-3", seed=7)
+    assert "has layers [0, 1, 2, 3], " in failure(capsys, first, *output, "--transfer", few)
+    assert "has 0 groups with label 0 that " in failure(capsys, first, *output, "--transfer", first)
+    text = tmp_path / "text.npz"
+    with np.load(people) as file:
+        np.savez(text, **{key: file[key] for key in file.files if key != "y"})
+    assert "text.npz has no labels, so there is no curve" in failure(
+        capsys, first, *output, "--transfer", text
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_labels_have_curves_and_a_caveat(tmp_path, capsys):
+    path = stacked(tmp_path, "--binary", "0,3")
+    entry = study(tmp_path / "out", path)["traits"]["planted"]
+    assert entry["classes"] == [0, 3]
+    for metrics in entry["probes"].values():
+        for figures in metrics.values():
+            assert figures["onset"] == 2
+    for kappa, accuracy in zip(*(entry["probes"]["ridge"][name]["value"] for name in ("kappa", "accuracy"))):
+        assert kappa == pytest.approx(2 * accuracy - 1, abs=0.01)  # Cohen's, of two classes in equal shares
+    assert entry["caveats"][0].startswith("the sentences have the labels 0 and 3 only: kappa is unweighted")
+    assert "warning: planted: the sentences have the labels 0 and 3 only" in capsys.readouterr().err
+    assert metric_title("kappa", [0, 3]) == "Cohen's kappa, labels 0 and 3"
+
+
+def test_kinds_of_sentences_have_their_own_curves(tmp_path, capsys):
+    """The hard sentences have lost the signal of the layers before the fourth."""
+    path = stacked(tmp_path, text_kinds=True, signal_from=1)
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    hard = arrays["difficulty"] == "hard"
+    signal = np.arange(1, 4) * arrays["d_model"]
+    arrays["X"][np.ix_(hard, signal)] = arrays["X"][~hard][:, signal].mean(axis=0)
+    np.savez(path, **arrays)
+    entry = study(tmp_path / "out", path)["traits"]["planted"]
+    plain, hard = (entry["apart"]["difficulty"][value] for value in ("plain", "hard"))
+    assert plain["n_sentences"] + hard["n_sentences"] == entry["n_sentences"]
+    assert list(plain["probes"]) == ["logistic"]
+    of_plain, of_hard = (np.array(block["probes"]["logistic"]["auroc"]["value"]) for block in (plain, hard))
+    assert (of_plain[1:] > 0.9).all()
+    assert (of_hard[:4] < 0.75).all()
+    assert (of_hard[4:] > 0.9).all()
+    assert hard["probes"]["logistic"]["auroc"]["peak"] >= 4
+    assert len(entry["apart"]["register"]) == 8
+    table = pd.read_csv(tmp_path / "out" / "emergence.csv")
+    assert {"all", "difficulty: hard", "register: story"} <= set(table["sentences"])
+    assert "planted, difficulty hard, 80 sentences: peak " in capsys.readouterr().out
 
 
 def write_collinear(path, *, n=160, n_layers=3, width=48, noise=0.0):

@@ -27,59 +27,9 @@ from models.fitting import fit_model
 from models.model_choice import Recipe
 from models.model_files import load_model
 from sklearn.preprocessing import FunctionTransformer
+from synthetic_experiments import rewrite, write_dataset, write_experiment
 from twins_s5 import progress
 from twins_s5.provenance import sha256_of
-
-QUICK = {"bootstrap": 100, "shuffles": 2, "folds": 3}
-
-
-def write_dataset(path, *, n=96, d=12, task="classification", signal=1.5, seed=0, part="", **metadata):
-    """An NPZ as stage 4 writes it: inputs whose first column follows the label."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 4
-    X = rng.normal(size=(n, d)).astype(np.float32)
-    X[:, 0] += signal * labels
-    y = (
-        labels.astype(np.int64)
-        if task == "classification"
-        else np.maximum(labels - 0.5, 0).astype(np.float32)
-    )
-    group = np.arange(n, dtype=np.int64) // 2
-    full = {
-        "format_version": 1,
-        "strategy": "hidden-to-concept",
-        "task": task,
-        "trait": "planted",
-        "target": "concept_strength_label",
-        "inputs_selected_on": None,
-        "source": {"path": "x", "input_sha256": f"{seed:064x}", "model": "tiny"},
-    }
-    np.savez(
-        path,
-        X=X,
-        y=y,
-        sentence_index=np.arange(n, dtype=np.int64),
-        group=group,
-        layers=np.array([0], np.int64),
-        d_model=np.int64(d),
-        sentences=np.array([f"sentence number {i} of a {'long ' * (i % 3)}story" for i in range(n)]),
-        part=np.where(group // 2 % 4 == 0, "confirmation", "discovery") if part else np.full(n, ""),
-        metadata=np.array(json.dumps(full | metadata)),
-    )
-    return path
-
-
-def rewrite(path, **arrays):
-    with np.load(path, allow_pickle=False) as file:
-        kept = {key: file[key] for key in file.files}
-    np.savez(path, **{key: value for key, value in (kept | arrays).items() if value is not None})
-
-
-def write_experiment(folder, dataset, /, **config):
-    (folder / "working").mkdir(parents=True)
-    full = {"dataset": str(dataset), "task": "classification", "model": "logistic"} | QUICK | config
-    (folder / "working" / "config.json").write_text(json.dumps(full), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -588,3 +538,63 @@ def test_long_work_speaks_into_a_log(copied, capsys, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.02)
     assert train.main([str(copied)]) == 0
     assert re.search(r"^logistic: \d of 7 fits after ", capsys.readouterr().err, flags=re.MULTILINE)
+
+
+def test_each_kind_of_sentence_is_also_measured_apart(copied, capsys):
+    """Where the words of the plain sentences tell the label, TF-IDF knows the plain ones and not the hard."""
+    path = copied.parent / "planted.npz"
+    rows = np.arange(96)
+    plain = rows // 8 % 2 == 0
+    words = np.where(plain, np.array(["ash", "oak", "elm", "yew"])[rows % 4], "tree")
+    sentences = [f"{word} number {i}" for i, word in enumerate(words)]
+    register = np.where(rows < 4, "", np.where(rows < 48, "note", "story"))
+    rewrite(
+        path,
+        sentences=np.array(sentences),
+        difficulty=np.where(plain, "plain", "hard"),
+        register=register,
+    )
+    capsys.readouterr()
+    assert train.main([str(copied), "--freeze", "kinds"]) == 0
+    results = results_of(copied)
+    test = pd.read_csv(copied / "working" / "predictions.csv", keep_default_na=False).query("part == 'test'")
+    assert set(results["apart"]) == {"difficulty", "register"}
+    assert set(results["apart"]["register"]) == {"note", "story"}
+    for column, values in results["apart"].items():
+        for value, entry in values.items():
+            own = test[test[column] == value]
+            assert entry["n"] == len(own)
+            assert entry["n_groups"] == own["group"].nunique()
+            figures = entry["model"]
+            assert figures["test_accuracy"] == pytest.approx((own["y_true"] == own["y_pred"]).mean())
+            assert figures["test_accuracy_low"] <= figures["test_accuracy"] <= figures["test_accuracy_high"]
+    apart = results["apart"]["difficulty"]
+    assert apart["plain"]["tfidf"]["test_accuracy"] > 0.9
+    assert apart["hard"]["tfidf"]["test_accuracy"] < 0.6
+    *_, line, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("register"))
+    assert re.match(r"register note, \d+ sentences: accuracy .*; TF-IDF: accuracy ", line)
+    assert last.startswith("register story, ")
+    assert (copied / "working" / "apart.png").read_bytes().startswith(b"\x89PNG")
+    assert compare.main([str(copied)]) == 0
+    assert "| v0_kinds: hard, " in (copied / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_two_labels_leave_empty_what_needs_grades(copied, capsys):
+    path = copied.parent / "planted.npz"
+    y = np.where(np.arange(96) % 4 < 2, 0, 3)
+    X = load_dataset(path).X
+    X[:, 0] += 3 * y
+    rewrite(path, y=y, X=X)
+    for model in ("logistic", "ordinal", "linear_svm"):
+        arguments = ["--model", model, "--set", "parameters.C=0.1", "--freeze", model]
+        assert train.main([str(copied), *arguments]) == 0
+        assert "warning: the sentences have the labels 0 and 3 only: " in capsys.readouterr().err
+        results = results_of(copied)
+        assert results["classes"] == [0, 3]
+        assert results["test_accuracy"] > 0.8
+        assert results["test_kappa"] > 0.6
+        for figures in (results, results["baselines"]["tfidf"], results["baselines"]["shuffled"]):
+            assert figures["test_mae"] is figures["test_spearman"] is None
+        assert results["cv_mean"]["mae"] is None
+    assert compare.main([str(copied)]) == 0
+    assert "the sentences have the labels 0 and 3 only" in (copied / "comparison.md").read_text()

@@ -153,3 +153,11 @@ def add_output_arguments(
         group.add_argument(
             "--dry-run", action="store_true", help="print prompts and an estimate, ask nothing"
         )
+
+
+def refuse_existing(path: Path, overwrite: bool, option: str = "--output") -> None:
+    """FileExistsError where the file is there and `--overwrite` was not given."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists; choose another file with {option}, or replace it with --overwrite"
+        )

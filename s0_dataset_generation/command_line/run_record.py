@@ -30,7 +30,8 @@ class RunRecord:
         values = plain_arguments(arguments)
         head = {
             "format_version": 1,
-            "arguments": values | {"base_url": values["base_url"] and public_url(values["base_url"])},
+            "arguments": values
+            | ({"base_url": public_url(values["base_url"])} if values.get("base_url") else {}),
             "seed": arguments.seed,
             "libraries": library_versions(*LIBRARIES),
             "input_sha256": {

@@ -1,11 +1,13 @@
 """Seed candidates out of the ETHICS data, proposed by its annotations and by words of the trait."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from human_text.ethics_adjectives import adjectives_of
+from human_text.ethics_files import JudgedText, judged_texts
 from prompts.rubric import slug
 from sentences.labelled_tables import (
     LABELS,
@@ -14,56 +16,30 @@ from sentences.labelled_tables import (
     csv_text,
     optional_fields,
     parse_label,
-    read_rows,
     read_sentences,
     tidy,
 )
 from sentences.near_duplicates import duplicate_rows
 
-# The files of the published archive (Hendrycks et al. 2021, arXiv 2008.02275): `label,scenario` with
-# "sentence [SEP] trait", and `label,input,is_short,edited` with label 1 for a wrong act.
-VIRTUE_FILES = ("virtue_train.csv", "virtue_test.csv", "virtue_test_hard.csv")
-COMMONSENSE_FILES = ("cm_train.csv", "cm_test.csv", "cm_test_hard.csv")
-SEPARATOR = "[SEP]"
-MAX_WORDS = 40
 CANDIDATE_COLUMNS = ("sentence", "concept_strength_label", "group", "proposed_label", "source", "why")
 
 
 @dataclass(frozen=True)
 class Words:
-    """How ETHICS names a trait: virtue adjectives for it and against it, and stems of its domain's words."""
+    """How ETHICS names a trait: adjectives for it, against it, near it, and stems of its domain's words."""
 
-    shown: tuple[str, ...]
-    opposite: tuple[str, ...]
+    shown: frozenset[str]
+    opposite: frozenset[str]
+    related: frozenset[str]
     stems: tuple[str, ...]
 
 
-WORDS = {
-    "dishonesty": Words(
-        ("dishonest", "deceitful", "deceptive", "untruthful", "insincere", "fraudulent", "lying"),
-        ("honest", "truthful", "sincere", "candid", "frank"),
-        ("lie", "lied", "lying", "cheat", "fak", "pretend", "forg", "secret", "truth", "honest"),
-    ),
-    "aggression": Words(
-        ("aggressive", "hostile", "violent", "belligerent", "combative", "threatening", "cruel", "abusive"),
-        ("peaceful", "gentle", "calm", "nonviolent", "mild"),
-        ("hit", "punch", "kick", "shov", "threat", "yell", "scream", "attack", "fight", "fought", "slap"),
-    ),
-    "caring": Words(
-        ("caring", "compassionate", "kind", "considerate", "sympathetic", "nurturing", "thoughtful"),
-        ("uncaring", "callous", "inconsiderate", "unkind", "selfish", "cold", "indifferent"),
-        ("comfort", "hug", "nurse", "help", "care", "caring", "sick", "console", "feed", "visit"),
-    ),
-    "bravery": Words(
-        ("brave", "courageous", "heroic", "valiant", "bold", "fearless", "gallant"),
-        ("cowardly", "timid", "fearful", "timorous", "scared"),
-        ("brave", "fear", "afraid", "scared", "danger", "rescue", "courage", "burning", "drown", "soldier"),
-    ),
-    "unfairness": Words(
-        ("unfair", "unjust", "biased", "prejudiced", "partial", "discriminatory", "bigoted", "exploitative"),
-        ("fair", "just", "impartial", "unbiased", "equitable"),
-        ("fair", "equal", "favor", "favour", "bias", "share", "bonus", "promot", "rule", "discriminat"),
-    ),
+STEMS = {
+    "dishonesty": "lie lied lying cheat fak pretend forg secret truth honest",
+    "aggression": "hit punch kick shov threat yell scream attack fight fought slap",
+    "caring": "comfort hug nurse help care caring sick console feed visit",
+    "bravery": "brave fear afraid scared danger rescue courage burning drown soldier",
+    "unfairness": "fair equal favor favour bias share bonus promot rule discriminat",
 }
 
 
@@ -71,16 +47,17 @@ def words_for(trait: str, shown: str | None, opposite: str | None) -> Words:
     """The words given, comma-separated, or the trait's built-in ones; ValueError where there is neither."""
     if shown is not None:
         adjectives, opposites = (
-            tuple(word.strip().lower() for word in text.split(",") if word.strip())
+            frozenset(word.strip().lower() for word in text.split(",") if word.strip())
             for text in (shown, opposite or "")
         )
         if not adjectives:
             raise ValueError("--words is empty; give adjectives such as generous,giving")
-        return Words(adjectives, opposites, adjectives + opposites)
+        return Words(adjectives, opposites, frozenset(), tuple(sorted(adjectives | opposites)))
     key = slug(trait)
-    if key not in WORDS:
-        raise ValueError(f"no word list for {trait!r}: give --words; built in are {', '.join(sorted(WORDS))}")
-    return WORDS[key]
+    if key not in STEMS:
+        raise ValueError(f"no word list for {trait!r}: give --words; built in are {', '.join(sorted(STEMS))}")
+    known = adjectives_of(key)
+    return Words(known.fits, known.opposite, known.related, tuple(STEMS[key].split()))
 
 
 @dataclass(frozen=True)
@@ -97,50 +74,30 @@ class Candidate:
         return "ethics-" + slug(self.source)
 
 
-def ethics_files(folder: Path) -> list[Path]:
-    """The published files in the folder or below; FileNotFoundError where there are none."""
-    found = [path for name in VIRTUE_FILES + COMMONSENSE_FILES for path in sorted(folder.rglob(name))]
-    if not found:
-        raise FileNotFoundError(
-            f"{folder}: none of {', '.join(VIRTUE_FILES + COMMONSENSE_FILES)} in it or below; --ethics-dir "
-            "names the unpacked ETHICS archive"
+def virtue_candidate(text: JudgedText, words: Words) -> Candidate | None:
+    """A sentence that annotators found to show the trait (3), its opposite (1), or another trait (0)."""
+    if not text.judged or text.adjective in words.related:
+        return None
+    label = 3 if text.adjective in words.shown else 1 if text.adjective in words.opposite else 0
+    if label == 0 and mentions(text.sentence, words):
+        return None
+    return Candidate(text.sentence, label, f"{text.source} {text.row}", f"annotated as {text.adjective}")
+
+
+def commonsense_candidate(text: JudgedText, words: Words) -> Candidate | None:
+    """An act: in the trait's words and wrong (2), in its words and not wrong (1), neither (0)."""
+    if mentions(text.sentence, words):
+        label, why = (
+            (2, "uses the trait's words, act judged wrong") if text.judged else (1, "uses the trait's words")
         )
-    return found
+    elif not text.judged:
+        label, why = 0, "none of the trait's words"
+    else:
+        return None
+    return Candidate(text.sentence, label, f"{text.source} {text.row}", why)
 
 
-def virtue_candidates(path: Path, words: Words) -> Iterable[Candidate]:
-    """Sentences that annotators found to show the trait (3), its opposite (1), or another trait (0)."""
-    for line, row in read_rows(path, ("label", "scenario")):
-        sentence, separator, adjective = row["scenario"].rpartition(SEPARATOR)
-        if not separator or row["label"] not in ("0", "1"):
-            raise ValueError(
-                f"{path}, line {line}: expected label 0 or 1 and a scenario 'sentence {SEPARATOR} trait'"
-            )
-        if row["label"] == "0":
-            continue
-        adjective = adjective.strip().lower()
-        label = 3 if adjective in words.shown else 1 if adjective in words.opposite else 0
-        if label or not mentions(sentence, words):
-            yield Candidate(tidy(sentence), label, f"{path.name} {line}", f"annotated as {adjective}")
-
-
-def commonsense_candidates(path: Path, words: Words) -> Iterable[Candidate]:
-    """Short acts: in the trait's words and wrong (2), in its words and not wrong (1), neither (0)."""
-    for line, row in read_rows(path, ("label", "input", "is_short")):
-        if row["label"] not in ("0", "1") or row["is_short"] not in ("True", "False"):
-            raise ValueError(f"{path}, line {line}: expected label 0 or 1 and is_short True or False")
-        if row["is_short"] == "False":
-            continue
-        wrong = row["label"] == "1"
-        if mentions(row["input"], words):
-            label, why = (
-                (2, "uses the trait's words, act judged wrong") if wrong else (1, "uses the trait's words")
-            )
-        elif not wrong:
-            label, why = 0, "none of the trait's words"
-        else:
-            continue
-        yield Candidate(tidy(row["input"]), label, f"{path.name} {line}", why)
+PROPOSALS = {"virtue": virtue_candidate, "commonsense": commonsense_candidate}
 
 
 def mentions(text: str, words: Words) -> bool:
@@ -155,14 +112,14 @@ def propose(files: Sequence[Path], words: Words, per_label: int, seed: int) -> l
     Raises ValueError for a malformed file.
     """
     best: dict[str, Candidate] = {}
-    for path in files:
-        read = virtue_candidates if path.name in VIRTUE_FILES else commonsense_candidates
-        for candidate in read(path, words):  # one virtue sentence stands in several rows, once per adjective
-            if not 0 < len(candidate.sentence.split()) <= MAX_WORDS:
-                continue
-            known = best.get(candidate.sentence)
-            if known is None or candidate.proposed_label > known.proposed_label:
-                best[candidate.sentence] = candidate
+    texts = (text for path in files for text in judged_texts(path) if text.part in PROPOSALS)
+    for text in texts:  # one virtue sentence stands in several rows, once per adjective
+        candidate = PROPOSALS[text.part](text, words)
+        if candidate is None:
+            continue
+        known = best.get(candidate.sentence)
+        if known is None or candidate.proposed_label > known.proposed_label:
+            best[candidate.sentence] = candidate
     rng = np.random.default_rng(seed)
     chosen = []
     for label in LABELS:

@@ -86,14 +86,16 @@ def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
     return encoder
 
 
-def read_decoder(file: Path, entry: SaeEntry, d_model: int) -> torch.Tensor:
+def read_decoder(file: Path, entry: SaeEntry, d_model: int | None) -> torch.Tensor:
     """Read `W_dec` [d_sae, d_model] of a `params.npz` in float32, the directions in which its features write.
+
+    d_model: `None` where no model is at hand, and the file decides.
 
     Raises:
         ValueError: the file is damaged, lacks the array, or does not fit the model.
     """
     (w_dec,) = read_arrays(file, ("W_dec",))
-    require_shape(file, "W_dec", w_dec, (entry.d_sae or w_dec.shape[0], d_model))
+    require_shape(file, "W_dec", w_dec, (entry.d_sae or w_dec.shape[0], d_model or w_dec.shape[-1]))
     return w_dec.float()
 
 

@@ -172,9 +172,11 @@ def read_sae_lens_encoder(
 
 @torch.no_grad()
 def read_sae_lens_decoder(
-    path: str, release: str, layer: int, d_model: int, d_sae: int | None, *, local_files_only: bool
+    path: str, release: str, layer: int, d_model: int | None, d_sae: int | None, *, local_files_only: bool
 ) -> torch.Tensor:
     """Return what the SAE's own decoder writes per unit of each feature, [d_sae, d_model] float32.
+
+    d_model: `None` where no model is at hand, and the file decides.
 
     Raises:
         FileNotFoundError, ValueError: as `read_sae_lens_encoder`, and where the SAE rescales each token at
@@ -187,7 +189,7 @@ def read_sae_lens_decoder(
             "its features write in no fixed direction: leave it out with --layers, or leave out --gradients"
         )
     nothing = sae.decode(torch.zeros(1, sae.cfg.d_sae))  # [1, d_model]: the bias
-    written = torch.empty(sae.cfg.d_sae, d_model)
+    written = torch.empty(sae.cfg.d_sae, sae.cfg.d_in)
     for start in range(0, sae.cfg.d_sae, FEATURES_AT_ONCE):
         features = torch.arange(start, min(start + FEATURES_AT_ONCE, sae.cfg.d_sae))
         one_each = torch.nn.functional.one_hot(features, sae.cfg.d_sae).float()
@@ -196,7 +198,7 @@ def read_sae_lens_decoder(
 
 
 def load_sae(
-    path: str, release: str, layer: int, d_model: int, d_sae: int | None, *, local_files_only: bool
+    path: str, release: str, layer: int, d_model: int | None, d_sae: int | None, *, local_files_only: bool
 ) -> SAE:
     """Load the SAE at `path` of a release on the CPU in float32, and check that it fits; errors as above."""
     folder = Path(release)
@@ -242,14 +244,14 @@ def load_sae(
     return sae
 
 
-def require_fit(sae: SAE, source: str, layer: int, d_model: int, d_sae: int | None) -> None:
+def require_fit(sae: SAE, source: str, layer: int, d_model: int | None, d_sae: int | None) -> None:
     cfg = sae.cfg
     if cfg.architecture() not in ARCHITECTURES or cfg.reshape_activations != "none":
         raise ValueError(
             f"{source}: a {cfg.architecture()} of {cfg.metadata.hook_name} does not encode the residual "
             "stream token by token"
         )
-    if cfg.d_in != d_model:
+    if d_model not in (None, cfg.d_in):
         raise ValueError(
             f"{source}: d_in is {cfg.d_in}, the model needs {d_model}: this SAE belongs to another model"
         )

@@ -39,14 +39,14 @@ class SaeSource:
     ) -> "SaeSource":
         """Return the source that `--sae-release` names, or where that is None, the configurations.
 
-        default_place: where the SAEs lie if only the configurations name them.
+        default_place: where the SAEs lie if neither names a place on the hub.
 
         Raises:
             ValueError: neither says.
         """
         uses_sae_lens = configurations.uses_sae_lens
         named = configurations.release if uses_sae_lens else configurations.repo_id
-        place = release or default_place or named
+        place = release or named or default_place
         if place is None:
             raise ValueError(
                 f"{configurations.file} names no repo_id: say where its SAEs lie with --sae-release"
@@ -106,8 +106,10 @@ class SaeSource:
             )
         return read_encoder(self._params_file(entry), entry, d_model)
 
-    def read_decoder(self, entry: SaeEntry, d_model: int) -> torch.Tensor:
+    def read_decoder(self, entry: SaeEntry, d_model: int | None) -> torch.Tensor:
         """Return the directions [d_sae, d_model] float32 in which an SAE's features write, on the CPU.
+
+        d_model: `None` where no model is at hand, and the file decides.
 
         Raises:
             FileNotFoundError: it cannot be had.

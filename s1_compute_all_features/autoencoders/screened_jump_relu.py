@@ -32,26 +32,37 @@ nearest keeps signs, the computed S is not negative. Testing against zero is why
 otherwise the largest error of all (2⁻⁸ of z), costs nothing. Numbers so small that hardware may flush them to
 zero are rounded away beforehand, counted among what rounding took, and FLOOR is added to every norm.
 
-What is returned depends on μ and s only in that a chunk with too many candidates, or with entries beyond
-LARGEST, is computed densely.
+A vector with an entry beyond LARGEST, or one that is not a number, excludes nothing: its side of the screen
+is zero but for ones where the other side has ones, so S is at least 1. All else stays far from overflow, in
+the screen as in float32, so an activation that is not finite is always a candidate.
+
+What is returned depends on μ and s only in that tokens with too many candidates, where a chunk has too many,
+are computed densely, in whose sums the order is another. On CUDA the product must not be reduced in bfloat16;
+`ComputeOptions.prepare` forbids it.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from autoencoders.csr_rows import CsrRows, positions, require_finite
+from autoencoders.encoding import Encoder
 from autoencoders.jump_relu import JumpReluEncoder
 
 UNIT = 2.0**-24  # unit roundoff of float32
 ACCUMULATION_UNIT = 2.0**-23  # of the additions inside a bfloat16 product, cut off or rounded
-EXTRA = 8  # entries: A, B, C, four ones for O in three parts and its rest, and a zero to fill up
+EXTRA = 8  # entries: A, B, C, four ones for O in three parts and its rest, and a zero where there is a bound
 SLACK = 2.0**-7  # relative, of every term of the bound
 FLOOR = 2.0**-50  # added to norms: far below any threshold, far above what flushing denormals could hide
+SMALLEST = 2.0**-126  # what is not above may be taken for zero
 LARGEST = 2.0**50  # of an entry: sums of products stay far from overflow
-DENSE_SHARE = 1 / 16  # of candidates among all pairs of a chunk, from which computing all is faster
+DENSE_SHARE = 1 / 16  # of candidates among pairs of features and tokens, from which computing all is faster
+BLOCK_ROWS = 512  # vectors of which one side is made at a time on a CPU, so that they stay in its cache
+
+Firing = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""feature [k] int64, token [k] int64, value [k] float32."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,7 @@ def rounded_up(values: torch.Tensor) -> torch.Tensor:
 
 def rounded(values: torch.Tensor) -> torch.Tensor:
     """Round float32 to bfloat16; what hardware might take for a denormal becomes zero."""
-    nearest = values.to(torch.bfloat16)
-    return torch.where(nearest.abs() < torch.finfo(torch.bfloat16).tiny, torch.zeros_like(nearest), nearest)
+    return torch.nn.functional.hardshrink(values, SMALLEST).to(torch.bfloat16)
 
 
 def in_three_parts(values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -106,7 +116,59 @@ def norms(rows: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(rows, dim=1) * (1 + SLACK) + FLOOR
 
 
-@dataclass(frozen=True)
+def feature_side(
+    weights: torch.Tensor, b_enc: torch.Tensor, threshold: torch.Tensor, conditioning: Conditioning
+) -> torch.Tensor:
+    """ŵ, P, Q, R, the parts of O, and a one: bfloat16 [k, d_in + EXTRA], of weights [k, d_in] float32."""
+    conditioned = weights * conditioning.scale  # exact: powers of two
+    coarse = rounded(conditioned)
+    gamma, gamma_32 = gammas(weights.shape[1])
+    size = norms(weights)
+    bias = b_enc.double()
+    offset = bias + weights.double() @ conditioning.centre.double() - threshold.double()
+    parts, left_out = in_three_parts(offset)
+    rest = left_out + gamma_32 * bias.abs() + 4 * gamma * offset.abs()
+    # The last term is the rounding of b' - θ itself, in float64.
+    rest += 2.0**-40 * (conditioning.centre.norm() * size + threshold)
+    rest = rest.float() * (1 + SLACK) + FLOOR
+    columns = [
+        rounded_up(norms(conditioned)),
+        rounded_up(norms(conditioned.sub_(coarse)) + gamma * norms(coarse.float())),
+        rounded_up(size),
+        *parts,
+        rounded_up(rest),
+        torch.ones_like(parts[0]),
+    ]
+    return bounded(torch.cat([coarse, torch.stack(columns, dim=1)], dim=1), ones=2)
+
+
+def token_side(x: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    """x̂, A, B, C, four ones, and a zero: bfloat16 [k, d_in + EXTRA], of x [k, d_in] float32."""
+    conditioned = (x - conditioning.centre) / conditioning.scale
+    coarse = rounded(conditioned)
+    wide = coarse.float()
+    gamma_32 = gammas(x.shape[1])[1]
+    size = norms(conditioned)
+    bounds = [norms(conditioned.sub_(wide)) + 2 * UNIT * size, norms(wide), gamma_32 * norms(x)]
+    columns = [*map(rounded_up, bounds), *torch.ones(4, len(x), dtype=torch.bfloat16, device=x.device)]
+    columns.append(torch.zeros_like(columns[0]))
+    return bounded(torch.cat([coarse, torch.stack(columns, dim=1)], dim=1), ones=1)
+
+
+def bounded(side: torch.Tensor, ones: int) -> torch.Tensor:
+    """Make rows of a side that have no bound zero, but for ones in their last entries."""
+    without = ~(side.abs().amax(dim=1, keepdim=True) <= LARGEST)  # [k, 1]
+    side.masked_fill_(without, 0)
+    side[:, -ones:].masked_fill_(without, 1)
+    return side
+
+
+def blocks(n_rows: int, device: torch.device) -> Iterator[slice]:
+    at_a_time = BLOCK_ROWS if device.type == "cpu" else n_rows
+    return (slice(start, start + at_a_time) for start in range(0, n_rows, at_a_time))
+
+
+@dataclass
 class ScreenedJumpRelu:
     """A JumpReLU SAE, feature by feature, with the weights of its screen."""
 
@@ -114,94 +176,80 @@ class ScreenedJumpRelu:
     b_enc: torch.Tensor  # [d_sae] float32
     threshold: torch.Tensor  # [d_sae] float32, at least 0
     conditioning: Conditioning
-    screen_rows: torch.Tensor | None  # [d_sae, d_in + EXTRA] bfloat16; None where bounds are not finite
+    screen: torch.Tensor  # [d_sae, d_in + EXTRA] bfloat16, the features' side
+    n_candidates: int = 0  # of all tokens so far
 
     @classmethod
     def of(cls, encoder: JumpReluEncoder, conditioning: Conditioning) -> "ScreenedJumpRelu":
         """Prepare a float32 SAE on its device."""
-        weights = encoder.w_enc.T.contiguous()
+        weights, b_enc = encoder.w_enc.T.contiguous(), encoder.b_enc
         threshold = encoder.threshold.clamp(min=0)
-        conditioned = weights * conditioning.scale  # exact: powers of two
-        coarse = rounded(conditioned)
-        gamma, gamma_32 = gammas(weights.shape[1])
-        size = norms(weights)
-        bias = encoder.b_enc.double()
-        offset = bias + weights.double() @ conditioning.centre.double() - threshold.double()
-        parts, left_out = in_three_parts(offset)
-        rest = left_out + gamma_32 * bias.abs() + 4 * gamma * offset.abs()
-        # The last term is the rounding of b' - θ itself, in float64.
-        rest += 2.0**-40 * (float(conditioning.centre.norm()) * size + threshold)
-        rest = rest.float() * (1 + SLACK) + FLOOR
-        columns = [
-            rounded_up(norms(conditioned)),
-            rounded_up(norms(conditioned.sub_(coarse)) + gamma * norms(coarse.float())),
-            rounded_up(size),
-            *parts,
-            rounded_up(rest),
-            torch.zeros_like(parts[0]),  # keeps the width a multiple of eight
-        ]
-        screen_rows = torch.cat([coarse, torch.stack(columns, dim=1)], dim=1)
-        if not (screen_rows.abs() <= LARGEST).all():
-            screen_rows = None  # a bound that overflows excludes nothing
-        return cls(weights, encoder.b_enc, threshold, conditioning, screen_rows)
+        d_sae, d_in = weights.shape
+        screen = weights.new_empty(d_sae, d_in + EXTRA, dtype=torch.bfloat16)
+        for block in blocks(d_sae, weights.device):
+            screen[block] = feature_side(weights[block], b_enc[block], threshold[block], conditioning)
+        return cls(weights, b_enc, threshold, conditioning, screen)
 
     @property
     def d_sae(self) -> int:
         return len(self.threshold)
 
-    def screen_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """The tokens' side of the screen, bfloat16 [chunk, d_in + EXTRA], of x [chunk, d_in] float32."""
-        conditioned = (x - self.conditioning.centre) / self.conditioning.scale
-        coarse = rounded(conditioned)
-        wide = coarse.float()
-        gamma_32 = gammas(x.shape[1])[1]
-        bounds = [
-            norms(conditioned - wide) + 2 * UNIT * norms(conditioned),
-            norms(wide),
-            gamma_32 * norms(x),
-        ]
-        ones = torch.ones(len(x), 4, dtype=torch.bfloat16, device=x.device)
-        columns = torch.stack([rounded_up(bound) for bound in bounds], dim=1)
-        return torch.cat([coarse, columns, ones, torch.zeros_like(ones[:, :1])], dim=1)
-
-    def candidates(self, x: torch.Tensor, memory: list[torch.Tensor]) -> torch.Tensor | None:
-        """Flat positions in [d_sae, chunk] of what may fire, int64 ascending; None where it may be too much.
+    def may_fire(self, x: torch.Tensor, memory: list[torch.Tensor]) -> torch.Tensor:
+        """Bool [d_sae, chunk] of x [chunk, d_in] float32: the candidates.
 
         memory: empty at first; what a call leaves in it, the next one computes in.
         """
-        tokens = self.screen_tokens(x)
-        if self.screen_rows is None or not (tokens.abs() <= LARGEST).all():
-            return None
-        shape = (self.d_sae, len(x))
-        if not memory or memory[0].shape != shape:
-            memory[:] = [tokens.new_empty(shape)]
-        torch.mm(self.screen_rows, tokens.T, out=memory[0])
-        return not_negative(memory[0])
+        tokens = torch.cat([token_side(x[block], self.conditioning) for block in blocks(len(x), x.device)])
+        size = self.d_sae * len(x)
+        if not memory or len(memory[0]) < size:
+            memory[:] = [self.screen.new_empty(size), self.screen.new_empty(size, dtype=torch.bool)]
+        sums, found = (array[:size].view(self.d_sae, len(x)) for array in memory)
+        torch.mm(self.screen, tokens.T, out=sums)
+        return torch.ge(sums.view(torch.int16), 0, out=found)  # the sign bit is not set
 
     def rows(self, x: torch.Tensor, memory: list[torch.Tensor]) -> CsrRows:
         """Activations of x [chunk, d_in] float32.
 
-        Where the screen excludes too little, or a bound is not finite, the whole chunk is computed densely.
+        Where the screen excludes too little, the tokens with too many candidates are computed densely.
 
         Raises:
             ValueError: an activation is not finite.
         """
-        found = self.candidates(x, memory)
-        if found is None or len(found) > DENSE_SHARE * self.d_sae * len(x):
-            return JumpReluEncoder(self.weights.T, self.b_enc, self.threshold).rows(x, [])
-        feature, token = found // len(x), found % len(x)
-        z = self.pre_activations(x, feature, token)
-        require_finite(z)
-        fires = z > self.threshold[feature]
-        feature, token, z = feature[fires], token[fires], z[fires]
-        order = torch.argsort(token, stable=True)  # from feature by feature to token by token
+        may_fire = self.may_fire(x, memory)
+        candidates = positions(may_fire)
+        n_candidates = len(candidates)
+        crowded = None
+        if n_candidates > DENSE_SHARE * may_fire.numel():
+            crowded = may_fire.sum(dim=0) > DENSE_SHARE * self.d_sae  # [chunk]
+            candidates = positions(may_fire.masked_fill_(crowded, False))
+        feature, token, z = self.firing(x, candidates)
+        if crowded is not None:
+            others = self.firing_densely(x, crowded)
+            feature, token, z = (torch.cat(both) for both in zip((feature, token, z), others))
+        self.n_candidates += n_candidates
+        order = torch.argsort(token, stable=True)  # features ascend within a token
         lengths = torch.bincount(token, minlength=len(x))
         return lengths.cpu().numpy(), feature[order].int().cpu().numpy(), z[order].cpu().numpy()
 
+    def firing(self, x: torch.Tensor, candidates: torch.Tensor) -> Firing:
+        """What fires of the candidates, flat positions in [d_sae, chunk], ascending."""
+        feature, token = candidates // len(x), candidates % len(x)
+        z = self.pre_activations(x, feature, token)
+        require_finite(z)
+        fires = positions(z > self.threshold[feature])
+        return feature[fires], token[fires], z[fires]
+
+    def firing_densely(self, x: torch.Tensor, chosen: torch.Tensor) -> Firing:
+        """What fires at the chosen tokens, [chunk] bool."""
+        tokens = positions(chosen)
+        z, fires = JumpReluEncoder(self.weights.T, self.b_enc, self.threshold).activations(x[tokens], [])
+        require_finite(z)
+        found = positions(fires)
+        return found % self.d_sae, tokens[found // self.d_sae], z.flatten()[found]
+
     def pre_activations(self, x: torch.Tensor, feature: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """Float32 x·w + b of the pairs (feature, token) [k], ordered by feature."""
-        lengths = torch.bincount(feature, minlength=self.d_sae)
-        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])  # [d_sae + 1]
+        starts = torch.searchsorted(feature, torch.arange(self.d_sae + 1, device=x.device))  # [d_sae + 1]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
             pattern = torch.sparse_csr_tensor(
@@ -210,12 +258,21 @@ class ScreenedJumpRelu:
         return torch.sparse.sampled_addmm(pattern, self.weights, x.T, beta=0).values() + self.b_enc[feature]
 
 
+def screened(encoder: Encoder, conditioning: Callable[[], Conditioning]) -> Encoder:
+    """Return a float32 encoder with a screen before it, where it is of a kind that can have one."""
+    return ScreenedJumpRelu.of(encoder, conditioning()) if isinstance(encoder, JumpReluEncoder) else encoder
+
+
+def is_faster_on(device: torch.device) -> bool:
+    """Whether the screen was measured to be faster than the dense product on such devices.
+
+    By what a device has, never by a timing, so that the same machine gives the same bytes. CPUs with AMX have
+    AVX512-BF16 as well. On GPUs it has not been measured.
+    """
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 def gammas(d_in: int) -> tuple[float, float]:
     """γ of accumulating a screen's product, γ' of a float32 pre-activation; Higham 2002, lemma 3.1."""
     of_screen, of_float32 = (d_in + EXTRA) * ACCUMULATION_UNIT, (d_in + 2) * UNIT
     return of_screen / (1 - of_screen), of_float32 / (1 - of_float32)
-
-
-def not_negative(values: torch.Tensor) -> torch.Tensor:
-    """Flat positions, int64 ascending, of the entries of a bfloat16 array whose sign bit is not set."""
-    return positions(values.view(torch.int16) >= 0)

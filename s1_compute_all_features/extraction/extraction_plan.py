@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from autoencoders.configurations import Configurations, SaeEntry
 from autoencoders.sae_source import SaeSource
+from autoencoders.screened_jump_relu import is_faster_on
 from input_sentences.input_file import InputSentences
 from language_model.model_source import ModelSource
 from language_model.tokens import TokenizedSentences, tokenize
@@ -22,8 +23,9 @@ class ComputeOptions:
     allow_tf32: bool
     batch_tokens: int
     chosen_chunk_tokens: int | None
-    encoder: str = "dense"  # or `screened`, for JumpReLU SAEs in float32
+    chosen_encoder: str | None = None
     local_rank: int = 0
+    encoder_of_folder: str | None = None  # with which the output folder was made
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,19 +47,29 @@ class ComputeOptions:
         """Tokens that are encoded together."""
         return self.chosen_chunk_tokens or (2048 if self.device.type == "cpu" else 8192)
 
-    def prepare(self) -> None:
-        """Allow or forbid TF32 in this process.
+    @cached_property
+    def encoder(self) -> str:
+        """`screened` (JumpReLU SAEs only) or `dense`: as chosen, as the folder has it, or as is faster here.
 
         Raises:
-            ValueError: there is no such device, or the screened encoder, which is exact in float32, is asked
-                for another dtype.
+            ValueError: the screened encoder is chosen, and cannot be had.
         """
-        _ = self.device
-        if self.encoder == "screened" and self.dtype_name != "float32":
+        can_screen = self.dtype == torch.float32 and not self.allow_tf32 and self.device.type != "mps"
+        if self.chosen_encoder == "screened" and not can_screen:
             raise ValueError(
-                f"--encoder screened computes in float32, not {self.dtype_name}: use --dtype float32"
+                "--encoder screened computes in float32 without TF32, on cpu or cuda: "
+                "leave out --dtype, --allow-tf32 and --device mps, or use --encoder dense"
             )
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.allow_tf32
+        if self.chosen_encoder or not can_screen:
+            return self.chosen_encoder or "dense"
+        return self.encoder_of_folder or ("screened" if is_faster_on(self.device) else "dense")
+
+    def prepare(self) -> None:
+        """Allow or forbid TF32 in this process; ValueError if device or encoder cannot be had."""
+        matmul = torch.backends.cuda.matmul
+        matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.allow_tf32
+        if self.encoder == "screened":
+            matmul.allow_bf16_reduced_precision_reduction = False  # else its bound does not hold
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Options that a run and the checks before it share, and the plan that they amount to."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoencoders.configurations import Configurations, read_configurations
@@ -10,6 +10,7 @@ from extraction.extraction_plan import ComputeOptions, Plan
 from input_sentences.input_file import read_input_sentences
 from language_model.embedded_model import DEMO_MODEL_ID, demo_model_folder
 from language_model.model_source import ModelSource
+from output_folder.layout import encoder_of
 from twins_s1.option_types import layer_list, positive_int
 from twins_s1.provenance import plain_arguments
 
@@ -69,14 +70,14 @@ def add_compute_options(parser: argparse.ArgumentParser, encodes: bool = True) -
     compute.add_argument(
         "--batch-tokens", type=positive_int, default=4096, help="padded tokens a forward pass (default: 4096)"
     )
-    parser.set_defaults(chunk_tokens=None, encoder="dense")
+    parser.set_defaults(chunk_tokens=None, encoder=None)
     if encodes:
         compute.add_argument(
             "--encoder",
             choices=("dense", "screened"),
-            default="dense",
             help="screened: only what a bfloat16 product with its error bound cannot exclude is computed in "
-            "float32, for JumpReLU SAEs and faster where there are bfloat16 units (default: dense)",
+            "float32, for JumpReLU SAEs (default: the folder's; in a new one screened on a CPU with "
+            "AVX512-BF16, else dense)",
         )
         compute.add_argument(
             "--chunk-tokens",
@@ -103,14 +104,17 @@ def with_default_output(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
-def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
+def make_plan(args: argparse.Namespace, local_rank: int = 0, starts_anew: bool = False) -> Plan:
     """Return what the arguments plan, with the local files that they name read and checked.
+
+    starts_anew: how the output folder was made before does not matter.
 
     Raises:
         ValueError, FileNotFoundError: a file is missing or wrong, or nothing says which SAEs are meant.
     """
     sentences = read_input_sentences(args.input) if args.input is not None else None
     sources = read_sources(args, local_rank)
+    encoder_before = None if args.output is None or starts_anew else encoder_of(args.output)
     return Plan(
         arguments=plain_arguments(args),
         sentences=sentences,
@@ -119,7 +123,7 @@ def make_plan(args: argparse.Namespace, local_rank: int = 0) -> Plan:
         configurations=sources.configurations,
         saes=sources.saes,
         chosen_layers=args.layers,
-        compute=sources.compute,
+        compute=replace(sources.compute, encoder_of_folder=encoder_before),
         with_effects=args.gradients,
     )
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from autoencoders.configurations import SaeEntry
 from autoencoders.encoding import encode
-from autoencoders.jump_relu import JumpReluEncoder
 from autoencoders.prefetch import LoadedSae, prefetch
-from autoencoders.screened_jump_relu import Conditioning, ScreenedJumpRelu
+from autoencoders.screened_jump_relu import Conditioning, ScreenedJumpRelu, screened
 from extraction.device_memory import named_memory_failure
 from extraction.extraction_plan import Plan
 from extraction.workers import Workers
@@ -36,8 +35,8 @@ def encode_saes(plan: Plan, workers: Workers, entries: list[SaeEntry]) -> None:
     layer = LayerTokens(device, plan.compute.dtype, most_bytes=0 if on_cpu else ON_DEVICE_BYTES)
     memory: list[torch.Tensor] = []
 
-    def write(loaded: LoadedSae, rows: CsrWriter) -> None:
-        write_activations(plan, loaded, rows)
+    def write(loaded: LoadedSae, rows: CsrWriter, n_candidates: int | None) -> None:
+        write_activations(plan, loaded, rows, n_candidates)
         bar.update()
 
     with (
@@ -48,10 +47,10 @@ def encode_saes(plan: Plan, workers: Workers, entries: list[SaeEntry]) -> None:
         written = None
         for loaded in prefetch(mine, plan.saes, plan.d_model, readers=1 if on_cpu else READERS):
             tokens = layer.of(plan.output / residual_stream_file(loaded.entry.layer))
-            rows = encode_one(plan, loaded, tokens, layer.conditioning, memory)
+            encoded = encode_one(plan, loaded, tokens, layer.conditioning, memory)
             if written is not None:
                 written.result()
-            written = writer.submit(write, loaded, rows)
+            written = writer.submit(write, loaded, *encoded)
         if written is not None:
             written.result()
 
@@ -62,21 +61,24 @@ def encode_one(
     tokens: Callable[[int, int], torch.Tensor],
     conditioning: Callable[[], Conditioning],
     memory: list[torch.Tensor],
-) -> CsrWriter:
-    """Return an SAE's activations; it has left the device when they are returned."""
+) -> tuple[CsrWriter, int | None]:
+    """Return an SAE's activations, and of a screened one the number of candidates among all pairs.
+
+    It has left the device when they are returned.
+    """
     rows = CsrWriter(loaded.encoder.d_sae, plan.output / SCRATCH)
     on_device = loaded.encoder.to(plan.compute.device, plan.compute.dtype)
-    if plan.compute.encoder == "screened" and isinstance(on_device, JumpReluEncoder):
-        on_device = ScreenedJumpRelu.of(on_device, conditioning())
+    if plan.compute.encoder == "screened":
+        on_device = screened(on_device, conditioning)
     try:
         for chunk in encode(tokens, plan.n_tokens, on_device, plan.compute.chunk_tokens, memory):
             rows.append(*chunk)
     except ValueError as error:
         raise ValueError(f"{loaded.entry.path}: {error}") from error
-    return rows
+    return rows, on_device.n_candidates if isinstance(on_device, ScreenedJumpRelu) else None
 
 
-def write_activations(plan: Plan, loaded: LoadedSae, rows: CsrWriter) -> None:
+def write_activations(plan: Plan, loaded: LoadedSae, rows: CsrWriter, n_candidates: int | None) -> None:
     """Write what run.json will say of an SAE, then its activations: a file that is there is described."""
     summary = {
         "sae_id": loaded.entry.path,
@@ -84,6 +86,9 @@ def write_activations(plan: Plan, loaded: LoadedSae, rows: CsrWriter) -> None:
         "d_sae": rows.n_columns,
         "measured_l0": round(rows.n_values / rows.n_rows, 3),
         "share_of_features_firing": round(float(rows.fires.mean()), 5),
+        "candidates_per_firing": round(n_candidates / rows.n_values, 3)
+        if n_candidates is not None and rows.n_values
+        else None,
         "encoder_sha256": loaded.encoder_sha256,
         "weights_id": loaded.weights_id,
     }

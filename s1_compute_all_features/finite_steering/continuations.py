@@ -7,7 +7,7 @@ shared.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, product
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from finite_steering.directions import Direction
 from language_model.padded_batch import PaddedBatch
-from language_model.residual_stream import decoder_and_blocks
+from language_model.residual_stream import decoder_and_blocks, states_of, with_states
 from language_model.tokens import TokenizedSentences
-from language_model.vocabulary_head import head_chunks, logits_of, target_log_probs
+from language_model.vocabulary_head import VocabularyHead, head_chunks, logits_of
 from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
@@ -52,15 +52,18 @@ class Pen:
 def write_continuations(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    layer: int,
-    direction: Direction,
     alphas: Sequence[float],
     writing: Writing,
+    place: tuple[int, Direction] | None = None,
 ) -> list[dict]:
-    """Greedy and sampled continuations of every prompt at every dose, 0 among them."""
+    """Greedy and sampled continuations of every prompt at every dose.
+
+    place: after which layer what is added; None for the unsteered model, whose only dose is 0.
+    """
     prompts = with_bos(writing.tokenized)
-    pens = [Pen(*choice) for choice in product(range(len(prompts)), sorted({0.0, *alphas}), DECODINGS)]
-    with steered(model, layer, pens, direction.vector, tokenizer.bos_token_id is not None):
+    pens = [Pen(*choice) for choice in product(range(len(prompts)), alphas, DECODINGS)]
+    has_bos = tokenizer.bos_token_id is not None
+    with nullcontext() if place is None else steered(model, place, pens, has_bos):
         written = write(model, prompts, pens, writing)  # [row, n_tokens]
     ends = ids_that_end(model, tokenizer)
     kept = [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in written]
@@ -91,22 +94,21 @@ def with_bos(prompts: TokenizedSentences) -> list[list[int]]:
 
 
 @contextmanager
-def steered(
-    model: nn.Module, layer: int, pens: list[Pen], vector: torch.Tensor, has_bos: bool
-) -> Iterator[None]:
-    """Inside, each row gets its α times `vector` [d_model] after `layer`, at every position but BOS."""
+def steered(model: nn.Module, place: tuple[int, Direction], pens: list[Pen], has_bos: bool) -> Iterator[None]:
+    """Inside, each row gets its α times the direction after the layer, at every position but BOS."""
+    layer, direction = place
     _, blocks = decoder_and_blocks(model)
-    change = torch.tensor([pen.alpha for pen in pens])[:, None, None] * vector.cpu()  # [row, 1, d_model]
+    doses = torch.tensor([pen.alpha for pen in pens])
+    change = doses[:, None, None] * direction.vector.cpu()  # [row, 1, d_model]
     at_start = has_bos
 
     def add(_module, _args, output):
         nonlocal at_start
-        states = output[0] if isinstance(output, tuple) else output  # [row, position, d_model]
+        states = states_of(output)  # [row, position, d_model]
         where = torch.ones(states.shape[1], 1)
         where[0] = 0 if at_start else 1
         at_start = False  # later calls go on behind BOS
-        states = states + (where * change).to(states)
-        return (states, *output[1:]) if isinstance(output, tuple) else states
+        return with_states(output, states + (where * change).to(states))
 
     handle = blocks[layer].register_forward_hook(add)
     try:
@@ -133,7 +135,8 @@ def write(model: nn.Module, prompts: list[list[int]], pens: list[Pen], writing: 
     while reached < max(map(len, prompts)) + writing.n_tokens:
         ids = torch.tensor([row[done:reached] for row in rows], device=device)
         states = decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        logits = torch.cat([logits_of(model, decoder, states[chunk]) for chunk in head_chunks(model, states)])
+        chunks = head_chunks(model.get_output_embeddings(), states)
+        logits = torch.cat([logits_of(model, decoder, states[chunk]) for chunk in chunks])
         noise = -torch.empty(len(prompts), logits.shape[1]).exponential_(generator=generator).log_()
         drawn = (logits[is_sampled] + noise[prompt_of_row].to(logits)[is_sampled]).argmax(dim=1)
         chosen = logits.argmax(dim=1)
@@ -164,8 +167,6 @@ def perplexities(
         input_ids=padded.input_ids, attention_mask=padded.attention_mask, use_cache=False
     ).last_hidden_state[:, :-1][wanted]
     targets = padded.input_ids[:, 1:][wanted]
-    chunks = head_chunks(model, states)
-    parts = [target_log_probs(logits_of(model, decoder, states[c]), targets[c]) for c in chunks]
-    log_probs = torch.cat([states.new_zeros(0), *parts]).double()
+    log_probs = VocabularyHead(model).log_probs(states, targets).double()
     of_rows = log_probs.split([len(ids) for ids in written])
     return [math.exp(-values.mean()) if len(values) else None for values in of_rows]

@@ -1,12 +1,13 @@
 """How the likelihood of sentences moves with the dose, and where a slope stands among null directions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from finite_steering.directions import Direction
 from finite_steering.measured_sentences import N_LABELS, MeasuredSentences
 from language_model.upper_blocks import UpperBlocks
+from language_model.vocabulary_head import VocabularyHead
 from twins_s1.group_statistics import percentile_interval
 
 LABELS = tuple(range(N_LABELS))
@@ -20,6 +21,7 @@ class Probe:
     upper: UpperBlocks  # whose batches hold positions 0 to k - 1 of the measured sentences
     sentences: MeasuredSentences
     unsteered: np.ndarray  # [k] float64, ℓ_i in nats per token
+    unsteered_on_all_words: np.ndarray  # [k] float64, the same on the whole vocabulary
     gradients: np.ndarray | None  # [k, d_model] float64, Σ_t g_t; None in a folder without gradients
     weights: np.ndarray  # [B, k], how often the bootstrap over groups draws each sentence
 
@@ -32,6 +34,23 @@ class Probe:
                 means = batch.sentence_means(self.upper.log_probs(batch, vector))
                 change[batch.sentences] = means - self.unsteered[batch.sentences]
         return np.where(wanted, change, np.nan)
+
+    def vocabulary_error(self, response: "Response") -> float:
+        """How far D is from that on the whole vocabulary where the text changes most, nats per token."""
+        if self.upper.head.sample is None:
+            return 0.0
+        alpha = max(response.changes, key=response.departure)
+        exact = replace(
+            self,
+            upper=replace(self.upper, head=VocabularyHead(self.upper.head.model)),
+            unsteered=self.unsteered_on_all_words,
+        ).change(alpha * response.direction.vector, GAP_LABELS)
+        return float(abs(self.gap(response.changes[alpha]) - self.gap(exact)))
+
+    def gap(self, change: np.ndarray) -> float:
+        """D: label 3 minus label 0 of a change [k]."""
+        labels = self.sentences.labels
+        return change[labels == GAP_LABELS[1]].mean() - change[labels == GAP_LABELS[0]].mean()
 
     def first_order(self, direction: Direction) -> np.ndarray | None:
         """Predicted change of ℓ_i at α = 1, Σ_t g_t · δ, [k]; None without gradients."""
@@ -46,6 +65,10 @@ class Response:
 
     direction: Direction
     changes: dict[float, np.ndarray]  # by α: [k] change of ℓ_i, nats per token, NaN where not measured
+
+    def departure(self, alpha: float) -> float:
+        """How much the text loses or gains at a dose, nats per token."""
+        return float(abs(np.nanmean(self.changes[alpha])))
 
     @property
     def slope(self) -> np.ndarray:

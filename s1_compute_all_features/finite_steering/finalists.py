@@ -32,8 +32,8 @@ class SaeActivity:
     largest: np.ndarray  # [d_sae] largest activation, 0 where it never fires
 
 
-def read_finalists(file: Path, most: int) -> list[FeaturePlace]:
-    """Read the first `most` features of a CSV with columns layer, average_l0, feature_id.
+def read_finalists(file: Path, most: int | None = None) -> list[FeaturePlace]:
+    """Read the first `most` features, or all, of a CSV with columns layer, average_l0, feature_id.
 
     Raises:
         FileNotFoundError: there is no such file.

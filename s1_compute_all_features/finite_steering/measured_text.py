@@ -1,4 +1,4 @@
-"""The texts that are scored under steering, with what the unsteered model makes of them, per layer."""
+"""The texts that are scored under steering: sentences of the feature folder, and neutral ones."""
 
 import csv
 from collections.abc import Sequence
@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from finite_steering.dose_response import Probe
 from finite_steering.measured_sentences import MeasuredSentences
-from finite_steering.side_effects import NeutralText
-from language_model.tokens import TokenizedSentences, pack_batches
-from language_model.upper_blocks import UpperBlocks
-from output_folder.layout import gradients_file
-from torch import nn
+from language_model.tokens import TokenizedSentences
 from twins_s1.feature_folder import FeatureFolder
-from twins_s1.group_statistics import group_bootstrap
 
 LABELLED = {"sentence", "concept_strength_label"}
 
@@ -28,55 +22,9 @@ class MeasuredText:
     tokenized: TokenizedSentences  # of the measured sentences
     neutral: TokenizedSentences | None
     batch_tokens: int
+    n_words: int  # of the vocabulary, in the normaliser
     n_bootstrap: int
     seed: int
-
-    def probe(self, model: nn.Module, layer: int) -> Probe:
-        """The measured sentences at `layer`."""
-        upper = UpperBlocks(model, layer, self.tokenized, self._batches(self.tokenized))
-        rng = np.random.default_rng([self.seed, 1])
-        return Probe(
-            upper=upper,
-            sentences=self.sentences,
-            unsteered=unsteered_means(upper, len(self.sentences.index)),
-            gradients=self._gradients(layer),
-            weights=group_bootstrap(self.sentences.groups, self.n_bootstrap, rng),
-        )
-
-    def neutral_text(self, model: nn.Module, layer: int) -> NeutralText | None:
-        """The neutral text at `layer`; None where there is none."""
-        if self.neutral is None:
-            return None
-        upper = UpperBlocks(model, layer, self.neutral, self._batches(self.neutral))
-        n_sentences = len(self.neutral.n_tokens)
-        rng = np.random.default_rng([self.seed, 2])
-        return NeutralText(
-            upper=upper,
-            unsteered=[upper.final_states(batch) for batch in upper.batches],
-            log_probs=unsteered_means(upper, n_sentences),
-            weights=group_bootstrap(np.arange(n_sentences), self.n_bootstrap, rng),
-        )
-
-    def _batches(self, tokenized: TokenizedSentences) -> list[np.ndarray]:
-        return pack_batches(tokenized.n_positions, self.batch_tokens)
-
-    def _gradients(self, layer: int) -> np.ndarray | None:
-        """Σ_t g_t of each measured sentence, [k, d_model]; None in a folder without gradients."""
-        file = self.folder.folder / gradients_file(layer)
-        if not file.is_file():
-            return None
-        with np.load(file, allow_pickle=False) as arrays:
-            gradients = arrays["gradients"]  # [T, d_model]
-        sums = np.add.reduceat(gradients, self.folder.sentence_offsets[:-1], axis=0, dtype=np.float64)
-        return sums[self.sentences.index]
-
-
-def unsteered_means(upper: UpperBlocks, n_sentences: int) -> np.ndarray:
-    """ℓ_i of every sentence without steering, [n_sentences] float64, nats per token."""
-    means = np.full(n_sentences, np.nan)
-    for batch in upper.batches:
-        means[batch.sentences] = batch.sentence_means(upper.log_probs(batch))
-    return means
 
 
 def folder_tokens(folder: FeatureFolder, bos_id: int | None) -> TokenizedSentences:

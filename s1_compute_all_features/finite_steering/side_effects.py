@@ -16,8 +16,7 @@ class NeutralText:
     """k sentences that have nothing to do with the trait, and what the unsteered model makes of them."""
 
     upper: UpperBlocks  # whose batches hold positions 0 to k - 1
-    unsteered: list[torch.Tensor]  # per batch, the decoder's output [m, d_model]
-    log_probs: np.ndarray  # [k] float64, ℓ_i in nats per token
+    unsteered: np.ndarray  # [k] float64, ℓ_i in nats per token
     weights: np.ndarray  # [B, k] bootstrap over sentences
 
 
@@ -25,12 +24,12 @@ def neutral_rows(neutral: NeutralText, direction: Direction, alphas: tuple[float
     """Change of log-probability and KL to the unsteered model on neutral text, per token, at each dose."""
     rows = []
     for alpha in alphas:
-        log_probs, divergence = (np.full(len(neutral.log_probs), np.nan) for _ in range(2))
-        for batch, unsteered in zip(neutral.upper.batches, neutral.unsteered):
-            of_tokens, kl = neutral.upper.log_probs_and_kl(batch, alpha * direction.vector, unsteered)
+        log_probs, divergence = (np.full(len(neutral.unsteered), np.nan) for _ in range(2))
+        for batch in neutral.upper.batches:
+            of_tokens, kl = neutral.upper.log_probs_and_kl(batch, alpha * direction.vector)
             log_probs[batch.sentences] = batch.sentence_means(of_tokens)
             divergence[batch.sentences] = batch.sentence_means(kl)
-        change = log_probs - neutral.log_probs
+        change = log_probs - neutral.unsteered
         for measure, values in (("neutral_log_prob", change), ("neutral_kl", divergence)):
             low, high = percentile_interval(neutral.weights @ values / neutral.weights.sum(axis=1))
             row = {"operation": "steer", "alpha": alpha, "measure": measure, "value": float(values.mean())}

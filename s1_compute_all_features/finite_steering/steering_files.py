@@ -1,19 +1,23 @@
-"""The `<trait>_steering` folder: what it was made of, its tables, its continuations."""
+"""The `<trait>_steering` folder: its tables, its continuations."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from finite_steering.dose_response import place_among_nulls
-from twins_s1.atomic_files import json_ready, write_json, write_text
-from twins_s1.folder_lock import only_writer
+from output_folder.held_folder import FolderKind
+from twins_s1.atomic_files import write_json, write_text
 
 FORMAT_VERSION = 1
 RECORD, DOSES, SLOPES, CONTINUATIONS = "run.json", "dose_response.csv", "slopes.csv", "continuations.json"
-INPUTS, LOCK, SCRATCH = "inputs.json", ".lock", "scratch"
+SCRATCH = "scratch"
+RATINGS = "ratings.jsonl"  # of texts, not of a run: what was paid for outlasts --overwrite
+STEERING_FOLDER = FolderKind(
+    "steering folder",
+    files=(RECORD, DOSES, SLOPES, CONTINUATIONS),
+    folders=(SCRATCH,),
+    earlier={"words": None},
+)
 DOSE_COLUMNS = (
     *("layer", "average_l0", "feature_id", "kind", "null_index", "operation", "alpha", "measure"),
     *("value", "low", "high", "predicted"),
@@ -22,38 +26,6 @@ SLOPE_COLUMNS = (
     *("layer", "average_l0", "feature_id", "kind", "null_index", "norm", "slope", "slope_low", "slope_high"),
     *("predicted_slope", "percentile", "p_null"),
 )
-
-
-@contextmanager
-def opened_for_steering(output: Path, inputs: dict, overwrite: bool) -> Iterator[None]:
-    """Hold `output` for a run with these inputs: new, or begun with the same ones.
-
-    Raises:
-        ValueError: another process writes it, it was made with other inputs, or it holds something else.
-    """
-    inputs = json_ready(inputs)
-    marker = output / INPUTS
-    if output.exists() and not marker.exists() and {path.name for path in output.iterdir()} - {LOCK}:
-        raise ValueError(f"{output} is not empty and holds no steering run: choose another --output")
-    with only_writer(output / LOCK, str(output)):
-        if overwrite:
-            delete_content(output)
-        before = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else inputs
-        for name, value in inputs.items():
-            if before.get(name) != value:
-                raise ValueError(
-                    f"{output} was made with {name} {before.get(name)!r}, this run has {value!r}: choose "
-                    "another --output, or --overwrite to start anew"
-                )
-        write_json(marker, inputs)
-        yield
-
-
-def delete_content(output: Path) -> None:
-    for name in (RECORD, DOSES, SLOPES, CONTINUATIONS, INPUTS):
-        (output / name).unlink(missing_ok=True)
-    for file in (output / SCRATCH).glob("*.json"):
-        file.unlink()
 
 
 def write_tables(output: Path, units: list[dict]) -> None:

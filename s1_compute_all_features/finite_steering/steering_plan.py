@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from continuation_judge.judge_endpoint import Judge, read_judge
 from extraction.run_options import Sources, read_sources
 from finite_steering.continuations import OPENINGS, Writing
 from finite_steering.finalists import FeaturePlace, read_finalists, require_in_folder
@@ -40,6 +41,7 @@ class SteeringPlan:
     options: SteeringOptions
     output: Path
     overwrite: bool
+    judge: Judge | None  # of the continuations; may be added to a run that is finished
 
     @property
     def inputs(self) -> dict:
@@ -59,6 +61,7 @@ class SteeringPlan:
             "neutral_tokens": None if text.neutral is None else text.neutral.token_ids,
             "alphas": options.alphas,
             "nulls": options.n_nulls,
+            "words": text.n_words,
             "bootstrap": text.n_bootstrap,
             "seed": options.seed,
             "prompts": options.writing.prompts,
@@ -91,8 +94,9 @@ def make_steering_plan(args: argparse.Namespace) -> SteeringPlan:
     sources.compute.prepare()
     require_same_model(sources, folder)
     require_configured(sources, finalists)
+    judge = read_judge(args.judge, args.concept or folder.trait, args.judge_instructions, args.base_url)
     return SteeringPlan(
-        arguments=plain_arguments(args),
+        arguments=plain_arguments(args) | {"base_url": judge and judge.url},
         folder=folder,
         finalists=finalists,
         sources=sources,
@@ -105,6 +109,7 @@ def make_steering_plan(args: argparse.Namespace) -> SteeringPlan:
         ),
         output=args.output or Path(f"{folder.trait}_steering"),
         overwrite=args.overwrite,
+        judge=judge,
     )
 
 
@@ -168,6 +173,7 @@ def measured_text(args: argparse.Namespace, folder: FeatureFolder, sources: Sour
         tokenized=folder_tokens(folder, tokenizer.bos_token_id).subset(chosen.index),
         neutral=tokenize(texts, tokenizer, most_positions) if texts else None,
         batch_tokens=args.batch_tokens,
+        n_words=args.words,
         n_bootstrap=args.bootstrap,
         seed=args.seed,
     )

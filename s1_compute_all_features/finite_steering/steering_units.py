@@ -3,16 +3,17 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from autoencoders.configurations import SaeEntry
 from autoencoders.sae_source import SaeSource
-from finite_steering.continuations import write_continuations
+from finite_steering.continuations import DECODINGS, write_continuations
 from finite_steering.directions import Direction, finalist_direction, null_directions
 from finite_steering.dose_response import Probe, dose_rows, respond, slope_row
 from finite_steering.finalists import FeaturePlace, activity, by_sae
 from finite_steering.measured_text import MeasuredText
+from finite_steering.recorded_text import RecordedText
 from finite_steering.side_effects import NeutralText, ablation_rows, neutral_rows
 from finite_steering.steering_plan import SteeringOptions
 from torch import nn
@@ -38,19 +39,45 @@ class Steering:
 
 def steer_all(steering: Steering, finalists: list[FeaturePlace], scratch: Path) -> list[dict]:
     """Measure what `scratch` lacks; return the content of all units, SAE by SAE, nulls first."""
+    layers = sorted({place.layer for place in finalists})
+
+    @cache
+    def recorded() -> RecordedText:
+        return RecordedText.of(steering.model, steering.text, layers)
 
     @lru_cache(1)
     def at_layer(layer: int) -> tuple[Probe, NeutralText | None]:
-        """Recorded states of one layer, for all its SAEs."""
-        return steering.text.probe(steering.model, layer), steering.text.neutral_text(steering.model, layer)
+        """The texts at one layer, for all its SAEs."""
+        return recorded().probe(layer), recorded().neutral_text(layer)
 
     groups = by_sae(finalists)
     total = sum(2 * steering.options.n_nulls + len(group) for group in groups.values())
     units = []
     with progress(total, "direction", "steering") as bar:
+        unsteered = kept(scratch / "unsteered.json", lambda: written(steering, (0.0,)))
         for sae, group in groups.items():
             units += steer_sae(steering, sae, group, scratch, at_layer, bar)
-    return units
+    return [with_dose_0(unit, unsteered, steering.options.writing.prompts) for unit in units]
+
+
+def written(
+    steering: Steering, alphas: tuple[float, ...], place: tuple[int, Direction] | None = None
+) -> list:
+    """Continuations at every dose of `alphas`."""
+    return write_continuations(steering.model, steering.tokenizer, alphas, steering.options.writing, place)
+
+
+def with_dose_0(unit: dict, unsteered: list[dict], prompts: tuple[str, ...]) -> dict:
+    """A finalist's unit with the unsteered continuations, which are the same for all, among its own."""
+    if "feature" not in unit:
+        return unit
+
+    def order(text: dict) -> tuple:
+        return prompts.index(text["prompt"]), text["alpha"], DECODINGS.index(text["decoding"])
+
+    feature = {"feature_id": unit["feature"]["feature_id"]}
+    texts = sorted([*unit["continuations"], *unsteered], key=order)
+    return unit | {"continuations": [feature | text for text in texts]}
 
 
 def steer_sae(
@@ -72,12 +99,14 @@ def steer_sae(
     def measure_nulls() -> dict:
         probe, _ = at_layer(layer)
         unit = new_unit(layer, average_l0)
+        responses = []
         for direction in null_directions(directions, seen, w_dec, options.n_nulls, options.seed):
-            response = respond(probe, direction, options.alphas)
+            responses.append(response := respond(probe, direction, options.alphas))
             unit["doses"] += [naming(direction) | row for row in dose_rows(probe, response)]
             unit["slopes"].append(naming(direction) | slope_row(probe, response))
             bar.update()
-        return unit
+        strongest = max(responses, key=lambda response: max(map(response.departure, response.changes)))
+        return unit | {"vocabulary_error": probe.vocabulary_error(strongest)}
 
     def measure_finalist(direction: Direction) -> dict:
         probe, neutral = at_layer(layer)
@@ -87,29 +116,27 @@ def steer_sae(
             "largest_activation": float(seen.largest[direction.feature_id]),
         }
         response = respond(probe, direction, options.alphas)
+        unit["vocabulary_error"] = probe.vocabulary_error(response)
         rows = dose_rows(probe, response)
         rows += ablation_rows(probe, direction, measured_activations, w_dec)
         if neutral is not None:
             rows += neutral_rows(neutral, direction, options.alphas)
         unit["doses"] = [naming(direction) | row for row in rows]
         unit["slopes"] = [naming(direction) | slope_row(probe, response)]
-        unit["continuations"] = [
-            {"feature_id": direction.feature_id} | written
-            for written in write_continuations(
-                steering.model, steering.tokenizer, layer, direction, options.alphas, options.writing
-            )
-        ]
-        bar.update()
+        unit["continuations"] = written(steering, options.alphas, (layer, direction))
         return unit
 
     offsets = folder.sentence_offsets
     rows = [row for i in steering.text.sentences.index for row in range(offsets[i], offsets[i + 1])]
     measured_activations = activations[rows]  # CSR [tokens of the measured sentences, d_sae]
     name = f"layer_{layer}_l0_{average_l0}"
-    units = [kept(scratch / f"{name}_nulls.json", measure_nulls)]
+    nulls = scratch / f"{name}_nulls.json"
+    bar.update(2 * options.n_nulls * nulls.is_file())  # measured by an earlier start
+    units = [kept(nulls, measure_nulls)]
     for direction in directions:
         file = scratch / f"{name}_feature_{direction.feature_id}.json"
         units.append(kept(file, lambda direction=direction: measure_finalist(direction)))
+        bar.update()
     return units
 
 
@@ -125,7 +152,7 @@ def naming(direction: Direction) -> dict:
     }
 
 
-def kept(file: Path, measure: Callable[[], dict]) -> dict:
+def kept(file: Path, measure: Callable[[], dict | list]) -> dict | list:
     """Return what `file` holds, measuring it first where it is not there."""
     if not file.is_file():
         write_json(file, measure())

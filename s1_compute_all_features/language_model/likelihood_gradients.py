@@ -24,6 +24,7 @@ MOST_POSITIONS = 768  # of a batch: the blocks keep 1 MB a position for the back
 class BatchGradients:
     """What one batch of sentences gives, for k tokens, on the CPU."""
 
+    sentences: np.ndarray  # [batch] int64, which they are
     rows: np.ndarray  # [k] int64, where the tokens stand in the `[T]` token arrays
     by_layer: dict[int, torch.Tensor]  # ∂ℓ_i/∂resid_post [k, d_model], float32 or wider
     log_probs: torch.Tensor  # [k] of each token given those before; NaN for a first token without BOS
@@ -85,6 +86,7 @@ def batch_gradients(
     token_log_probs = torch.full_like(final[..., 0], torch.nan)  # [batch, position]
     token_log_probs[:, 1:][predicts] = log_probs.to(final.dtype)
     return BatchGradients(
+        sentences=batch,
         rows=padded.rows,
         by_layer={k: widened(states[padded.is_token]) for k, states in zip(layers, gradients)},
         log_probs=widened(token_log_probs.detach()[padded.is_token]),
@@ -100,7 +102,7 @@ def head_gradients(
     weights: [m].
     """
     log_probs, gradient = torch.empty_like(weights), torch.empty_like(states)
-    for chunk in head_chunks(model, states):
+    for chunk in head_chunks(model.get_output_embeddings(), states):
         leaf = states[chunk].requires_grad_(True)
         own = target_log_probs(logits_of(model, decoder, leaf), targets[chunk])
         gradient[chunk] = torch.autograd.grad((own * weights[chunk]).sum(), leaf)[0]

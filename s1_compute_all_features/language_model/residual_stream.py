@@ -38,6 +38,16 @@ def decoder_and_blocks(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     return model.get_submodule(parent), model.get_submodule(name)
 
 
+def states_of(output: torch.Tensor | tuple) -> torch.Tensor:
+    """The residual stream in what a block returns: a tuple in transformers 4, a tensor in transformers 5."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_states(output: torch.Tensor | tuple, states: torch.Tensor) -> torch.Tensor | tuple:
+    """What a block returned, with another residual stream in it."""
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
 @contextmanager
 def record_residual_stream(
     blocks: nn.ModuleList,
@@ -56,8 +66,7 @@ def record_residual_stream(
 
     def record_output(layer: int) -> Callable:
         def hook(_module, _args, output):
-            # transformers 4 blocks return a tuple, transformers 5 blocks a tensor.
-            recorded[layer] = keep(output[0] if isinstance(output, tuple) else output)
+            recorded[layer] = keep(states_of(output))
             if layer == last:
                 raise AllRecorded
 

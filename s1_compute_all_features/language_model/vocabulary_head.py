@@ -6,8 +6,12 @@ positions.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from language_model.residual_stream import decoder_and_blocks
+from language_model.word_sample import WordSample
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
@@ -38,9 +42,9 @@ def given_states(model: nn.Module, decoder: nn.Module, states: torch.Tensor) -> 
         setattr(parent, child, decoder)
 
 
-def head_chunks(model: nn.Module, states: torch.Tensor) -> Iterator[slice]:
+def head_chunks(head: nn.Module, states: torch.Tensor) -> Iterator[slice]:
     """Yield slices of `states` [m, d_model], each as long as HEAD_BYTES of logits allow."""
-    vocabulary = model.get_output_embeddings().weight.shape[0]
+    vocabulary = head.weight.shape[0]
     at_once = max(1, HEAD_BYTES // (vocabulary * states.element_size()))
     for start in range(0, len(states), at_once):
         yield slice(start, min(start + at_once, len(states)))
@@ -57,3 +61,86 @@ def logits_of(model: nn.Module, decoder: nn.Module, states: torch.Tensor) -> tor
 def target_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-probability (nats) of each target id [m] under logits [m, vocabulary]."""
     return -nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+@dataclass(frozen=True)
+class VocabularyHead:
+    """Log-probabilities from the decoder's output, the normaliser summed over all words or over a sample."""
+
+    model: nn.Module
+    sample: WordSample | None = None
+
+    @torch.inference_mode()
+    def log_probs(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Log-probability (nats) of each target id [m] given states [m, d_model]."""
+        places = self._places(targets)
+        found = [states.new_zeros(0, dtype=torch.float32)]
+        for chunk, logits in self._logits(states):
+            own = logits.gather(1, places[chunk, None])[:, 0]
+            found.append(own - log_normaliser(logits, self._weights(logits)))
+        return torch.cat(found)
+
+    @torch.inference_mode()
+    def log_probs_and_kl(
+        self, states: torch.Tensor, targets: torch.Tensor, unchanged: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [m], and KL(unchanged ‖ changed) per position [m], nats.
+
+        unchanged: the decoder's output [m, d_model] without a change.
+        """
+        places = self._places(targets)
+        log_probs, divergences = [], []
+        for (chunk, after), (_, before) in zip(self._logits(states), self._logits(unchanged)):
+            weights = self._weights(after)
+            after = after - log_normaliser(after.clone(), weights)[:, None]
+            before = before - log_normaliser(before.clone(), weights)[:, None]
+            divergences.append((before.exp() * (before - after)) @ weights)
+            log_probs.append(after.gather(1, places[chunk, None])[:, 0])
+        return torch.cat(log_probs), torch.cat(divergences)
+
+    @torch.inference_mode()
+    def mean_probability(self, states: torch.Tensor) -> torch.Tensor:
+        """Mean probability of each word over the states [m, d_model], [words]."""
+        total = sum(logits.softmax(dim=1).sum(dim=0) for _, logits in self._logits(states))
+        return total / len(states)
+
+    def _logits(self, states: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield slices of the states with their logits [positions, words]."""
+        decoder, _ = decoder_and_blocks(self.model)
+        for chunk in head_chunks(self._rows, states):
+            with self._rows_in_place():
+                logits = logits_of(self.model, decoder, states[chunk])
+            yield chunk, logits
+
+    @cached_property
+    def _rows(self) -> nn.Module:
+        """The model's head, or a part of it for the words of the sample."""
+        whole = self.model.get_output_embeddings()
+        if self.sample is None:
+            return whole
+        rows = nn.Linear(whole.in_features, len(self.sample.ids), bias=whole.bias is not None, device="meta")
+        rows.weight = nn.Parameter(whole.weight[self.sample.ids], requires_grad=False)
+        if whole.bias is not None:
+            rows.bias = nn.Parameter(whole.bias[self.sample.ids], requires_grad=False)
+        return rows
+
+    @contextmanager
+    def _rows_in_place(self) -> Iterator[None]:
+        whole = self.model.get_output_embeddings()
+        self.model.set_output_embeddings(self._rows)
+        try:
+            yield
+        finally:
+            self.model.set_output_embeddings(whole)
+
+    def _weights(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.new_ones(logits.shape[1]) if self.sample is None else self.sample.weights.to(logits)
+
+    def _places(self, targets: torch.Tensor) -> torch.Tensor:
+        return targets if self.sample is None else torch.searchsorted(self.sample.ids, targets)
+
+
+def log_normaliser(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """log Σ_v weights_v exp(logits_v), [m], of logits [m, words], which are overwritten."""
+    largest = logits.amax(dim=1)
+    return largest + (logits.sub_(largest[:, None]).exp_() @ weights).log()

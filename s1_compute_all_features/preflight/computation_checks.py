@@ -8,6 +8,12 @@ from language_model.residual_stream import EMBEDDINGS, decoder_and_blocks
 from preflight.examination import REINSTALL, SENTENCES, Examination, Result
 
 EMBEDDING_TOLERANCE = 0.01  # bfloat16 rounds the scale itself, by 0.2 %
+# An SAE that meets the residual stream it was trained on stays within these on the built-in sentences.
+L0_FACTOR = 2  # between the mean number of firing features and the one in its name, either way
+LEAST_EXPLAINED = 0.5  # share of the variance
+OTHER_STREAM = (
+    "this may not be the residual stream it was trained on (another model, quantised weights, another layer)"
+)
 
 
 def check_model(exam: Examination) -> tuple[Result, str]:
@@ -145,7 +151,36 @@ def check_sae_batches(exam: Examination) -> tuple[Result, str]:
 def check_l0(exam: Examination) -> tuple[Result, str]:
     entry = exam.plan.entries[0]
     measured = exam.fires(exam.one_by_one[entry.layer]).sum(axis=1).mean()
-    return Result.OK, f"{measured:.0f} on the built-in sentences, {entry.average_l0} in its name; not judged"
+    if not entry.average_l0:
+        return Result.OK, f"{measured:.0f} on the built-in sentences; its name has none to compare"
+    detail = f"{measured:.0f} on the built-in sentences, {entry.average_l0} in its name"
+    if not entry.average_l0 / L0_FACTOR <= measured <= entry.average_l0 * L0_FACTOR:
+        return Result.WARNING, f"{detail}: {OTHER_STREAM}"
+    return Result.OK, detail
+
+
+def check_explained_variance(exam: Examination) -> tuple[Result, str]:
+    """Up to a constant, so that the decoder's bias is not needed."""
+    saes, entry = exam.plan.saes, exam.plan.entries[0]
+    if not saes.is_cached(entry, "decoders"):
+        return Result.NOT_CHECKED, "needs the decoder, which is only fetched with --gradients"
+    try:
+        w_dec = saes.read_decoder(entry, exam.plan.d_model).numpy()  # [d_sae, d_model]
+    except ValueError as error:
+        return Result.NOT_CHECKED, str(error)
+    x = exam.one_by_one[entry.layer].astype(np.float64)  # [T, d_model]
+    left = (x - exam.activations(exam.one_by_one[entry.layer]) @ w_dec).var(axis=0)  # [d_model]
+    variance = x.var(axis=0)  # [d_model]
+    others = np.arange(len(variance)) != variance.argmax()
+    explained = 1 - left.sum() / variance.sum()
+    explained_of_others = 1 - left[others].sum() / variance[others].sum()
+    detail = (
+        f"{explained:.2f} on the built-in sentences; {explained_of_others:.2f} without the dimension that "
+        f"holds most, {variance.max() / variance.sum():.0%}"
+    )
+    if not min(explained, explained_of_others) >= LEAST_EXPLAINED:
+        return Result.WARNING, f"{detail}: {OTHER_STREAM}"
+    return Result.OK, detail
 
 
 def relative_difference(got: np.ndarray, expected: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from preflight.computation_checks import (
     check_batches,
     check_bos,
     check_embeddings,
+    check_explained_variance,
     check_hidden_states,
     check_l0,
     check_model,
@@ -58,6 +59,7 @@ CHECKS = (
     Check("SAE file", check_sae_file, ("planned SAEs", "SAE access", "disk space")),
     Check("SAE, batch against single", check_sae_batches, ("model", "SAE file")),
     Check("SAE, mean L0", check_l0, ("model", "SAE file")),
+    Check("SAE, explained variance", check_explained_variance, ("model", "SAE file")),
 )
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse
 import torch
 from autoencoders.configurations import SaeEntry
 from autoencoders.encoding import Encoder, encode
@@ -88,16 +89,19 @@ class Examination:
                 arrays[key][rows] = values
         return arrays
 
-    def fires(self, resid_post: np.ndarray) -> np.ndarray:
-        """Return `[T, d_sae]` bool: which features of the first SAE fire. resid_post: `[T, d_model]`."""
+    def activations(self, resid_post: np.ndarray) -> scipy.sparse.csr_matrix:
+        """Return `[T, d_sae]` float32 of the first SAE. resid_post: `[T, d_model]`."""
         compute = self.plan.compute
         x = torch.from_numpy(resid_post).to(compute.device, compute.dtype)
         encoder = self.encoder.to(compute.device, compute.dtype)
         rows = encode(lambda start, stop: x[start:stop], len(x), encoder, len(x), [])
-        lengths, columns, _ = (np.concatenate(part) for part in zip(*rows))
-        fires = np.zeros((len(x), encoder.d_sae), dtype=bool)
-        fires[np.repeat(np.arange(len(x)), lengths), columns] = True
-        return fires
+        lengths, columns, values = (np.concatenate(part) for part in zip(*rows))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])  # [T + 1]
+        return scipy.sparse.csr_matrix((values, columns, offsets), shape=(len(x), encoder.d_sae))
+
+    def fires(self, resid_post: np.ndarray) -> np.ndarray:
+        """Return `[T, d_sae]` bool: which features of the first SAE fire. resid_post: `[T, d_model]`."""
+        return self.activations(resid_post).toarray() != 0
 
 
 def size(n_bytes: float) -> str:

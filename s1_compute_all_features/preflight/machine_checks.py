@@ -49,13 +49,12 @@ def check_libraries(exam: Examination) -> tuple[Result, str]:
 def check_device(exam: Examination) -> tuple[Result, str]:
     compute = exam.plan.compute
     compute.prepare()
-    if compute.device.type != "cuda":
-        return Result.OK, f"{compute.device}, {compute.dtype_name}, {torch.get_num_threads()} threads"
-    tf32 = " with TF32" if compute.allow_tf32 else ""
-    return (
-        Result.OK,
-        f"{compute.device}, {torch.cuda.get_device_name(compute.device)}, {compute.dtype_name}{tf32}",
-    )
+    on_cuda = compute.device.type == "cuda"
+    tf32 = " with TF32" if on_cuda and compute.allow_tf32 else ""
+    how = f"{compute.dtype_name}{tf32}, {compute.encoder} encoder"
+    if not on_cuda:
+        return Result.OK, f"{compute.device}, {how}, {torch.get_num_threads()} threads"
+    return Result.OK, f"{compute.device}, {torch.cuda.get_device_name(compute.device)}, {how}"
 
 
 def check_output(exam: Examination) -> tuple[Result, str]:

@@ -27,8 +27,12 @@ def memory_needed(plan: Plan, n_parameters: int) -> tuple[int, int]:
     recorded = 4 * plan.compute.batch_tokens * d_model * (len(plan.layers) + 1)
     d_sae = max((entry.d_sae or WIDTH_IF_UNKNOWN for entry in plan.entries), default=0)
     encoder = d_sae * (d_model + 2)
-    chunk = plan.compute.chunk_tokens * d_sae * (itemsize + 1)
-    on_device = max(weights + within_block, encoder * itemsize + chunk + layer_tokens_bytes(plan))
+    # A screen has the weights both ways round and in bfloat16; of a pair a bfloat16 number and a bool.
+    per_weight, per_pair = (
+        (4 + 4 + 2, 2 + 1) if plan.compute.encoder == "screened" else (itemsize, itemsize + 1)
+    )
+    chunk = plan.compute.chunk_tokens * d_sae * per_pair
+    on_device = max(weights + within_block, encoder * per_weight + chunk + layer_tokens_bytes(plan))
     effects = 0
     if plan.with_effects:
         on_device = max(on_device, weights + gradient_pass_bytes(plan, d_mlp), 4 * d_sae * d_model)

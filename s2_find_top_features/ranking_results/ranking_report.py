@@ -1,17 +1,13 @@
 """Renders report.html: one self-contained page from the tables of a finished analysis."""
 
-from pathlib import Path
-
-import jinja2
 import numpy as np
 import pandas as pd
 from feature_ranking.ranking import Ranking
-from twins_s2.palette import ACCENT, CONTRAST, FAINT, INK, LABEL_COLOURS, MUTED
 
 from .effect_figure import plot_correlations
 from .report_figures import plot_confirmation, plot_sae_map, to_svg
+from .report_templates import report_templates
 
-TEMPLATES = Path(__file__).parent
 LABEL_NAMES = {
     3: "plainly about the trait",
     2: "trait present, weak or partial",
@@ -19,14 +15,6 @@ LABEL_NAMES = {
     0: "irrelevant",
 }
 N_NEAREST_MISSES = 15
-COLOURS = {
-    "accent": ACCENT,
-    "contrast": CONTRAST,
-    "ink": INK,
-    "muted": MUTED,
-    "faint": FAINT,
-    "labels": LABEL_COLOURS,
-}
 
 
 def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
@@ -39,31 +27,25 @@ def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
     if has_confirmation and features:
         scatter = to_svg(plot_confirmation(ranking.ranked), "scatter")
     effects = effect_section(ranking)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = format_number
-    environment.globals["zip"] = zip
-    return environment.get_template("report_template.html").render(
-        trait=record["trait"].replace("_", " "),
-        record=record,
-        summary=record["summary"],
-        arguments=record["arguments"],
-        has_confirmation=has_confirmation,
-        transfers=record["transfers"],
-        by_difficulty="confirm_auroc_plain" in ranking.ranked,
-        contrasts=[column.removeprefix("contrast_share_") for column in shares],
-        features=features,
-        misses=missed.to_dict("records"),
-        label_names={label: name for label, name in LABEL_NAMES.items() if label in record["labels"]},
-        colours=COLOURS,
-        scatter=scatter,
-        effects=effects,
-        sae_map=to_svg(plot_sae_map(ranking.best_per_sae, has_confirmation), "map"),
+    return (
+        report_templates()
+        .get_template("report_template.html")
+        .render(
+            trait=record["trait"].replace("_", " "),
+            record=record,
+            summary=record["summary"],
+            arguments=record["arguments"],
+            has_confirmation=has_confirmation,
+            transfers=record["transfers"],
+            by_difficulty="confirm_auroc_plain" in ranking.ranked,
+            contrasts=[column.removeprefix("contrast_share_") for column in shares],
+            features=features,
+            misses=missed.to_dict("records"),
+            label_names={label: name for label, name in LABEL_NAMES.items() if label in record["labels"]},
+            scatter=scatter,
+            effects=effects,
+            sae_map=to_svg(plot_sae_map(ranking.best_per_sae, has_confirmation), "map"),
+        )
     )
 
 
@@ -90,12 +72,3 @@ def feature_cards(ranked: pd.DataFrame, examples: list[dict]) -> list[dict]:
             default=1.0,
         )
     return cards
-
-
-def format_number(value: float | None, digits: int = 3) -> str:
-    """A figure for a table cell: fixed decimals, `<` below the last one, empty where there is no value."""
-    if value is None or not np.isfinite(value):
-        return ""
-    if 0 < value < 10**-digits:
-        return f"<{10**-digits:.{digits}f}"
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")

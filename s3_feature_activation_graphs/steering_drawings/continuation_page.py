@@ -2,6 +2,7 @@
 
 from itertools import groupby
 from pathlib import Path
+from statistics import mean
 
 import jinja2
 
@@ -18,6 +19,7 @@ def build_continuation_page(results: SteeringResults) -> str:
     return template.render(
         trait=results.run.get("trait", ""),
         model=results.run["features_run"]["model"],
+        judge=results.run.get("judge"),
         features=[feature_entry(results, finalist) for finalist in results.finalists],
     )
 
@@ -30,11 +32,14 @@ def feature_entry(results: SteeringResults, finalist: tuple[int, int, int]) -> d
         return text["prompt"], text["decoding"]
 
     slope = results.slope_of(finalist)
+    rated = [text for text in own if text.get("rating")]
     return {
         "id": "feature-" + "-".join(map(str, finalist)),
         "name": name_of(finalist),
         "slope": float(slope["slope"]),
         "p_null": float(slope["p_null"]),
+        "aspects": list(rated[0]["rating"]) if rated else [],
+        "mean_ratings": mean_ratings(rated),
         "chapters": [
             {
                 "prompt": prompt,
@@ -44,6 +49,16 @@ def feature_entry(results: SteeringResults, finalist: tuple[int, int, int]) -> d
             for (prompt, decoding), texts in groupby(sorted(own, key=chapter), key=chapter)
         ],
     }
+
+
+def mean_ratings(rated: list[dict]) -> list[dict]:
+    """By rising dose: how many texts were rated, and the mean of each aspect."""
+    doses = sorted({text["alpha"] for text in rated})
+    of_doses = [(alpha, [text["rating"] for text in rated if text["alpha"] == alpha]) for alpha in doses]
+    return [
+        {"alpha": alpha, "n": len(ratings)} | {name: mean(r[name] for r in ratings) for name in ratings[0]}
+        for alpha, ratings in of_doses
+    ]
 
 
 def place(text: dict) -> tuple[int, int, int]:

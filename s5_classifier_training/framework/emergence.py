@@ -5,9 +5,17 @@ import sys
 import time
 from pathlib import Path
 
-from emergence_curves.emergence_results import curve_table, describe, read_rungs, study_content
-from emergence_curves.emergence_study import METRICS, StudyDesign, load_stacked, study_trait
+from emergence_curves.emergence_results import (
+    caveats,
+    curve_table,
+    describe,
+    read_rungs,
+    study_content,
+)
+from emergence_curves.emergence_study import StudyDesign, load_stacked, study_trait
 from emergence_curves.layer_probes import PROBES, Strengths
+from emergence_curves.readout_curves import METRICS
+from emergence_curves.transfer_curves import load_others, study_transfer
 from experiments.experiment_folder import LIBRARIES, STAGE, results_replaced
 from figures.emergence_figures import draw_trait, draw_traits
 from models.fitting import warnings_as_lines
@@ -34,6 +42,15 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         help="stage 2 result folders, in any order: adds the best single feature of every SAE to the figures",
+    )
+    files.add_argument(
+        "--transfer",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="NPZ",
+        help="the same layers of other, labelled sentences, one file per dataset in the same order: adds the "
+        "curve of the same probes on these",
     )
     files.add_argument(
         "--output", type=Path, default=STAGE / "emergence", help="folder to write (default: emergence)"
@@ -100,17 +117,22 @@ def study(args: argparse.Namespace) -> None:
     traits = [dataset.trait for dataset in datasets]
     if len(set(traits)) < len(traits):
         raise ValueError(f"two datasets are of one trait ({', '.join(traits)}); give one per trait")
+    others = load_others(args.transfer, datasets)
     rungs = read_rungs(args.s2_results, datasets)
     design, lead = chosen_design(args), args.probes[0]
     # The jobs are the parallelism, and results do not depend on the machine.
     with threadpool_limits(1), warnings_as_lines():
         studies = {dataset.trait: study_trait(dataset, design) for dataset in datasets}
-    content = study_content(studies, lead, args.metric)
+        transfers = {own.trait: study_transfer(own, other, design) for own, other in others}
+    content = study_content(studies, transfers, lead, args.metric)
     record = {
         "arguments": plain_arguments(args),
         "seed": args.seed,
         "libraries": library_versions(*LIBRARIES),
-        "inputs": {str(dataset.path): dataset.sha256 for dataset in datasets},
+        "inputs": {
+            str(dataset.path): dataset.sha256
+            for dataset in (*datasets, *(other.dataset for _, other in others))
+        },
         "seconds": round(time.monotonic() - started, 2),
     }
     with results_replaced(args.output, record) as fresh:
@@ -120,8 +142,10 @@ def study(args: argparse.Namespace) -> None:
             draw_trait(fresh / f"{trait}.png", trait, entry, content, rungs.get(trait))
         if len(traits) > 1:
             draw_traits(fresh / "all_traits.png", content)
+    for caveat in caveats(content):
+        print(f"warning: {caveat}", file=sys.stderr)
     for trait, entry in content["traits"].items():
-        print(describe(trait, entry, lead, args.metric))
+        print("\n".join(describe(trait, entry, lead, args.metric)))
     n_figures = len(traits) + (len(traits) > 1)
     print(f"wrote {args.output}: emergence.json, emergence.csv and {n_figures} figures")
 

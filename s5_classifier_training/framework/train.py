@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.experiment_config import changed_config, parse_config
 from experiments.experiment_dataset import load_dataset
 from experiments.experiment_folder import LIBRARIES, only_user, read_json, resolve_experiment
-from experiments.experiment_results import headline, write_results
+from experiments.experiment_results import apart_lines, headline, write_results
 from experiments.experiment_run import run_experiment
 from experiments.versions import freeze, short_name
 from models.fitting import warnings_as_lines
@@ -83,7 +83,8 @@ def train(args: argparse.Namespace) -> None:
         if args.freeze:
             version, is_new = freeze(experiment, args.freeze)
             print(f"froze {version.name}" if is_new else f"{version.name} holds these results already")
-    print(headline(results))
+    for line in (*apart_lines(results), headline(results)):
+        print(line)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@
     full_scale_extraction.py --work DIR --growth     100, 1,000 and 10,000 sentences, one block, one SAE
     full_scale_extraction.py --work DIR --processes 2          a second run by torchrun: the same bytes?
     full_scale_extraction.py --work DIR --compare-precision    float32, TF32 and bfloat16 on CUDA
+    full_scale_extraction.py --work DIR --encoder-pairs 6      besides, both encoders in turn on six SAEs
 
 Weights and SAEs are random; their shapes are true. DIR keeps them for the next call: at full size 11 GB of
 model and 20 GB of SAEs, and beside it 12 GB of output. The sentences are the project's own; beyond 2,080 of
@@ -30,6 +31,7 @@ import pandas as pd
 import scipy.sparse
 import torch
 import transformers
+from encoder_pairs import compare_encoders
 from full_scale_inputs import D_MODEL, D_SAE, STAGE, TOKENIZER_SIZE, Inputs, make_inputs
 from hardware_floors import (
     best_seconds,
@@ -82,6 +84,8 @@ def run_command(
     command += ["--output", str(output), "--model", str(inputs.model), "--config", str(inputs.config)]
     command += ["--sae-release", str(inputs.saes), "--device", args.device.type]
     command += more or precision_options(args)
+    if args.encoder:
+        command += ["--encoder", args.encoder]
     if args.chunk_tokens:
         command += ["--chunk-tokens", str(args.chunk_tokens)]
     log = args.work / "command.log"
@@ -198,7 +202,9 @@ def report(inputs: Inputs, run: Run, start_up: float, args: argparse.Namespace) 
     print(f"{'rest':18s}{rest:9.1f}")
     nominal = np.mean([sae["average_l0"] for sae in run.record["saes"]])
     measured = np.mean([sae["measured_l0"] for sae in run.record["saes"]])
-    print(f"mean L0 {measured:.1f}, nominal {nominal:.1f}")
+    found = [sae["candidates_per_firing"] for sae in run.record["saes"] if sae["candidates_per_firing"]]
+    candidates = f", candidates per firing {np.mean(found):.2f}" if found else ""
+    print(f"{run.record['encoder']} encoder; mean L0 {measured:.1f}, nominal {nominal:.1f}{candidates}")
     main_memory, on_device = run.last["peak_memory_bytes"], run.last["peak_device_bytes"]
     print(f"peak main memory {gib(main_memory)}, peak device memory {gib(on_device)}")
     sizes = {path.name: folder_bytes(path) / 1e6 for path in sorted(run.folder.iterdir())}
@@ -380,6 +386,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     command.add_argument("--allow-tf32", action="store_true")
+    command.add_argument("--encoder", choices=("dense", "screened"), help="default: the command's own")
     command.add_argument("--chunk-tokens", type=int, help="default: the command's own")
     command.add_argument("--warm", action="store_true", help="leave the inputs in the page cache")
     command.add_argument("--memory-limit-gb", type=float, help="CUDA: memory left to the command")
@@ -389,6 +396,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     more.add_argument("--repeats", type=int, default=3, help="of --growth; the fastest counts")
     more.add_argument("--processes", type=int, default=1, help="run a second time with so many")
+    more.add_argument(
+        "--encoder-pairs", type=int, default=0, metavar="N", help="both encoders in turn on the first N SAEs"
+    )
     more.add_argument("--compare-precision", action="store_true", help="float32, TF32 and bfloat16 instead")
     return parser
 
@@ -425,6 +435,9 @@ def main(argv: list[str] | None = None) -> int:
         with smaller_card(args.memory_limit_gb):
             run = run_command(inputs, args.work / "output", args)
         report(inputs, run, start_up, args)
+        if args.encoder_pairs:
+            chunk = run.last["chunk_tokens"]
+            compare_encoders(inputs, run.folder, args.device, chunk, args.encoder_pairs)
         if args.processes > 1:
             compare_processes(inputs, run, args)
         shutil.rmtree(run.folder)

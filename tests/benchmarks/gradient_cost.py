@@ -30,7 +30,8 @@ from language_model.likelihood_gradients import MOST_POSITIONS, gradient_batches
 from language_model.model_source import load_model  # noqa: E402
 from language_model.residual_stream import residual_stream_batches  # noqa: E402
 from language_model.tokens import pack_batches, tokenize  # noqa: E402
-from language_model.upper_blocks import UpperBlocks  # noqa: E402
+from language_model.upper_blocks import UpperBlocks, record_batches  # noqa: E402
+from language_model.vocabulary_head import VocabularyHead  # noqa: E402
 
 SENTENCES = ROOT / "s0_dataset_generation/expanded_data/aggression.csv"
 
@@ -70,7 +71,8 @@ def main() -> int:
     for batch in found:
         gradients[batch.rows] = batch.by_layer[entry.layer]
     product, effects = seconds(lambda: steering(gradients, tokenized.sentence_offsets, w_dec))
-    upper = UpperBlocks(model, entry.layer, tokenized, batches)
+    recorded = record_batches(model, [entry.layer], tokenized, batches)
+    upper = UpperBlocks(VocabularyHead(model), entry.layer, recorded)
 
     def one_difference(feature: int, step: float = 1.0) -> np.ndarray:
         means = np.empty((2, len(texts)))

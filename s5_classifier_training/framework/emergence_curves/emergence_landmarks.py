@@ -48,6 +48,20 @@ def interval(positions: np.ndarray, to_layer: Callable[[float], float] = float) 
     return [layer if np.isfinite(layer) else None for layer in layers]
 
 
+def peak_of(layers: np.ndarray, curve: Curve) -> dict[str, object]:
+    """The layer at which a curve is highest, with the interval of that layer, and its height there.
+
+    None where the curve has no value, as the AUROC of labels that are not both there.
+    """
+    if not np.isfinite(curve.value).all():
+        return {"peak": None, "peak_interval": [None, None], "peak_value": None}
+    return {
+        "peak": float(layers[curve.value.argmax()]),
+        "peak_interval": interval(curve.resampled.argmax(axis=1), lambda end: layers[int(end)]),
+        "peak_value": float(curve.value.max()),
+    }
+
+
 def first_of_two(clears: np.ndarray) -> np.ndarray:
     """Position of the first of two consecutive True, for each row of bool [B, N]; N where there is none."""
     pairs = clears[:, :-1] & clears[:, 1:]  # [B, N - 1]
@@ -95,9 +109,7 @@ def landmarks(layers: np.ndarray, curve: Curve, floors: list[Curve], null_upper:
         onset=float(numbers[onset]) if onset < n_layers else None,
         onset_interval=interval(resampled_onset, lambda end: numbers[int(end)]),
         onset_found_share=float((resampled_onset < n_layers).mean()),
-        peak=float(layers[curve.value.argmax()]),
-        peak_interval=interval(curve.resampled.argmax(axis=1), lambda end: layers[int(end)]),
-        peak_value=float(curve.value.max()),
+        **peak_of(layers, curve),
         half_maximum=None if np.isnan(half) else between(half),
         half_maximum_interval=interval(np.where(np.isnan(half_resampled), np.inf, half_resampled), between),
         resampled_onset=numbers[resampled_onset],

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from emergence_curves.emergence_landmarks import LEVEL, Curve, Landmarks, landmarks
+from emergence_curves.emergence_landmarks import Curve, Landmarks, landmarks
 from emergence_curves.layer_probes import Strengths, probe_split
+from emergence_curves.readout_curves import (
+    Readout,
+    ResampledLabels,
+    SentenceCurves,
+    null_curves,
+    sentence_curves,
+    upper_of_null,
+)
 from experiments.experiment_dataset import Dataset, load_dataset
 from measures.grouped_rows import Folds, grouped_folds, permute_by_group
-from measures.metrics import accuracy, confusion_counts, quadratic_kappa
+from measures.sentence_kinds import measured_apart
 from models.text_baselines import length_prediction, tfidf_prediction
-from twins_s5.group_statistics import group_bootstrap, weighted_auroc
 from twins_s5.progress import progress
 
-METRICS = ("kappa", "accuracy", "auroc")
 FLOORS = ("majority", "length", "tfidf")
 PENALTY_FOLDS = 3  # in which the TF-IDF floor chooses its penalty
 STACK = "run s4_classifier_data_prep/generate_datasets.py --strategy hidden-to-concept --layers all"
@@ -33,17 +39,10 @@ class StudyDesign:
     strengths: Strengths
     jobs: int
 
-
-@dataclass(frozen=True)
-class Readout:
-    """Out-of-fold codes and scores, each [n, R], of one probe or floor in R repeats."""
-
-    codes: np.ndarray
-    scores: np.ndarray
-
-    @classmethod
-    def unfilled(cls, n: int, n_repeats: int) -> "Readout":
-        return cls(np.full((n, n_repeats), -1), np.full((n, n_repeats), np.nan))
+    @property
+    def lead(self) -> str:
+        """The probe that leads the figures."""
+        return self.probes[0]
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class TraitStudy:
     dataset: Dataset
     floors: dict[tuple[str, str], Curve]  # (floor, metric)
     probes: dict[tuple[str, str], ProbeCurve]  # (probe, metric)
+    apart: dict[str, dict[str, SentenceCurves]]  # by column of the sentences and its value
 
 
 def load_stacked(path: Path, folds: int) -> Dataset:
@@ -98,22 +98,39 @@ def study_trait(dataset: Dataset, design: StudyDesign) -> TraitStudy:
     floor_readouts = read_floors(dataset, codes, repeats, seed)
     # Another stream than the folds', and one per trait, so that resamples of two traits are independent.
     rng = np.random.default_rng([seed, 2, int(dataset.sha256[:8], 16)])
-    weights = complete_resamples(codes, groups, design.bootstrap, rng)
 
-    floors = {
-        (name, metric): curve_of(metric, codes, [readout], weights)
-        for metric in METRICS
-        for name, readout in floor_readouts.items()
-    }
+    labels = ResampledLabels.drawn(codes, int(codes.max()) + 1, groups, design.bootstrap, rng)
+
+    own = {probe: [layer[probe][0] for layer in by_layer] for probe in design.probes}
+    whole = sentence_curves(labels, groups, own, floor_readouts)
     probes = {}
-    for metric in METRICS:
-        for probe in design.probes:
-            curve = curve_of(metric, codes, [layer[probe][0] for layer in by_layer], weights)
-            null = null_curves(metric, shuffled, [layer[probe][1] for layer in by_layer])
-            bars = [floors[name, metric] for name in FLOORS]
-            marks = landmarks(dataset.layers, curve, bars, upper_of_null(null))
-            probes[probe, metric] = ProbeCurve(curve, null, marks)
-    return TraitStudy(dataset, floors, probes)
+    for (probe, metric), curve in whole.probes.items():
+        null = null_curves(metric, shuffled, [layer[probe][1] for layer in by_layer])
+        bars = [whole.floors[name, metric] for name in FLOORS]
+        marks = landmarks(dataset.layers, curve, bars, upper_of_null(null))
+        probes[probe, metric] = ProbeCurve(curve, null, marks)
+    apart = curves_apart(dataset, codes, own, floor_readouts, design)
+    return TraitStudy(dataset, whole.floors, probes, apart)
+
+
+def curves_apart(
+    dataset: Dataset,
+    codes: np.ndarray,
+    readouts: dict[str, list[Readout]],
+    floors: dict[str, Readout],
+    design: StudyDesign,
+) -> dict[str, dict[str, SentenceCurves]]:
+    """The lead probe and the floors on each kind of sentence by itself, from the same readouts."""
+
+    def of_rows(rows: np.ndarray) -> SentenceCurves:
+        rng = np.random.default_rng([design.seed, 3, int(dataset.sha256[:8], 16)])
+        groups, n_classes = dataset.groups[rows], int(codes.max()) + 1
+        labels = ResampledLabels.drawn(codes[rows], n_classes, groups, design.bootstrap, rng)
+        lead = {design.lead: [readout.of_rows(rows) for readout in readouts[design.lead]]}
+        own_floors = {name: readout.of_rows(rows) for name, readout in floors.items()}
+        return sentence_curves(labels, groups, lead, own_floors)
+
+    return measured_apart(dataset.kinds, of_rows)
 
 
 def read_layers(
@@ -177,61 +194,8 @@ def read_floors(dataset: Dataset, codes: np.ndarray, repeats: list[Folds], seed:
                     (length, length_prediction(task, sentences, codes, train, test)),
                     (tfidf, tfidf_prediction(task, sentences, codes, train, test, inner)),
                 ):
-                    readout.codes[test, repeat] = predicted.label
-                    expected = predicted.probabilities @ np.arange(predicted.probabilities.shape[1])
-                    readout.scores[test, repeat] = expected
+                    found = Readout.of_prediction(predicted)
+                    readout.codes[test, repeat] = found.codes[:, 0]
+                    readout.scores[test, repeat] = found.scores[:, 0]
                 bar.update()
     return {"majority": Readout(common, np.zeros(common.shape)), "length": length, "tfidf": tfidf}
-
-
-def complete_resamples(
-    codes: np.ndarray, groups: np.ndarray, n_resamples: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Group resamples [B, n] in which every class occurs: one that lacks a class is drawn again."""
-    weights = group_bootstrap(groups, n_resamples, rng)
-    onehot = np.eye(int(codes.max()) + 1)[codes]  # [n, K]
-    while (lacking := (weights @ onehot == 0).any(axis=1)).any():
-        weights[lacking] = group_bootstrap(groups, int(lacking.sum()), rng)
-    return weights
-
-
-def curve_of(metric: str, codes: np.ndarray, readouts: list[Readout], weights: np.ndarray) -> Curve:
-    """The metric of each readout, plain and under each row of weights."""
-    once = np.ones((1, len(codes)))
-    return Curve(
-        np.array([resampled_metric(metric, codes, readout, once)[0] for readout in readouts]),
-        np.stack([resampled_metric(metric, codes, readout, weights) for readout in readouts], axis=1),
-    )
-
-
-def null_curves(metric: str, shuffled: np.ndarray, readouts: list[Readout]) -> np.ndarray:
-    """The metric by layer for each of the shuffled label sets [n, P], [P, N]."""
-    once = np.ones((1, len(shuffled)))
-    curves = np.empty((shuffled.shape[1], len(readouts)))
-    for p, position in np.ndindex(curves.shape):
-        readout = readouts[position]
-        column = Readout(readout.codes[:, [p]], readout.scores[:, [p]])
-        curves[p, position] = resampled_metric(metric, shuffled[:, p], column, once)[0]
-    return curves
-
-
-def upper_of_null(shuffled: np.ndarray) -> float:
-    """What the largest value over the layers exceeds in no more than 5 % of the shuffled label sets."""
-    return float(np.quantile(shuffled.max(axis=1), LEVEL, method="higher"))
-
-
-def resampled_metric(metric: str, codes: np.ndarray, readout: Readout, weights: np.ndarray) -> np.ndarray:
-    """A metric under each row of weights, [B], averaged over the repeats.
-
-    `auroc` sets the top class against the bottom class and leaves the others out.
-    """
-    n_classes = int(codes.max()) + 1
-    by_repeat = []
-    for found, scores in zip(readout.codes.T, readout.scores.T):
-        if metric == "auroc":
-            ends = (codes == 0) | (codes == n_classes - 1)
-            by_repeat.append(weighted_auroc(scores[ends], codes[ends] > 0, weights[:, ends]))
-        else:
-            confusion = confusion_counts(codes, found, n_classes, weights)
-            by_repeat.append(accuracy(confusion) if metric == "accuracy" else quadratic_kappa(confusion))
-    return np.mean(by_repeat, axis=0)

@@ -44,6 +44,7 @@ def results_content(outcome: Outcome) -> dict:
         **{f"train_{name}": value for name, value in on_train.items()},
         **outcome.test,
         "baselines": outcome.baselines,
+        **({"apart": outcome.apart} if outcome.apart else {}),
     }
 
 
@@ -69,6 +70,8 @@ def prediction_table(outcome: Outcome) -> pd.DataFrame:
         if predicted.probabilities is not None:
             for k, label in enumerate(dataset.classes):
                 block[f"p_{label}"] = predicted.probabilities[:, k]
+        for column, values in dataset.kinds.items():
+            block[column] = values[rows]
         block["sentence"] = dataset.sentences[rows]
         blocks.append(block)
     return pd.concat(blocks).sort_values("sentence_index", ignore_index=True)
@@ -88,21 +91,38 @@ def write_results(working: Path, outcome: Outcome, record: dict) -> dict:
 def headline(results: dict) -> str:
     """The closing line: test figures beside the constant guess and TF-IDF."""
     task, baselines = results["config"]["task"], results["baselines"]
-
-    def shown(source: dict, metric: str) -> str:
-        value = source[f"test_{metric}"]
-        return "none" if math.isnan(value) else f"{value:.3f}"  # a constant has no correlation
-
-    def figures(source: dict) -> str:
-        return ", ".join(f"{title} {shown(source, metric)}" for metric, title in HEADLINE[task].items())
-
-    own = ", ".join(
-        f"{title} {shown(results, metric)} "
-        f"[{results[f'test_{metric}_low']:.3f}, {results[f'test_{metric}_high']:.3f}]"
-        for metric, title in HEADLINE[task].items()
-    )
     constant = "majority" if task == "classification" else "mean"
     return (
-        f"test of {results['config']['model']} on {results['split']['n_test']} sentences: {own}; "
-        f"{constant}: {figures(baselines['majority'])}; TF-IDF: {figures(baselines['tfidf'])}"
+        f"test of {results['config']['model']} on {results['split']['n_test']} sentences: "
+        f"{_with_intervals(results, task)}; {constant}: {_without(baselines['majority'], task)}; "
+        f"TF-IDF: {_without(baselines['tfidf'], task)}"
     )
+
+
+def apart_lines(results: dict) -> list[str]:
+    """The same for each kind of test sentences; no line where the sentences have no such columns."""
+    task = results["config"]["task"]
+    return [
+        f"{column} {value}, {entry['n']} sentences: {_with_intervals(entry['model'], task)}; "
+        f"TF-IDF: {_without(entry['tfidf'], task)}"
+        for column, values in results.get("apart", {}).items()
+        for value, entry in values.items()
+    ]
+
+
+def _without(figures: dict, task: str) -> str:
+    """The headline metrics without their intervals."""
+    return ", ".join(f"{title} {_shown(figures, metric)}" for metric, title in HEADLINE[task].items())
+
+
+def _with_intervals(figures: dict, task: str) -> str:
+    return ", ".join(
+        f"{title} {_shown(figures, metric)} "
+        f"[{figures[f'test_{metric}_low']:.3f}, {figures[f'test_{metric}_high']:.3f}]"
+        for metric, title in HEADLINE[task].items()
+    )
+
+
+def _shown(figures: dict, metric: str) -> str:
+    value = figures[f"test_{metric}"]
+    return "none" if math.isnan(value) else f"{value:.3f}"  # a constant has no correlation

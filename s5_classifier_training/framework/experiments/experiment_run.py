@@ -8,6 +8,7 @@ from experiments.experiment_dataset import Dataset
 from experiments.experiment_split import Split, split_rows
 from measures.grouped_rows import grouped_folds, permute_by_group, strata_of
 from measures.predictions import Prediction, metrics_with_intervals, plain_metrics, predict
+from measures.sentence_kinds import measured_apart
 from models.fitting import chosen_parameters, fit_model
 from models.model_choice import Recipe
 from models.text_baselines import length_prediction, tfidf_prediction
@@ -50,6 +51,7 @@ class Outcome:
     final: FinalFit
     test: dict[str, float]  # `test_<metric>` with its interval
     baselines: dict[str, dict[str, float]]  # the same, for each of them
+    apart: dict[str, dict[str, dict]]  # by column of the test sentences and its value
 
 
 def run_experiment(dataset: Dataset, config: ExperimentConfig) -> Outcome:
@@ -71,7 +73,9 @@ def run_experiment(dataset: Dataset, config: ExperimentConfig) -> Outcome:
         for name, prediction in predicted.items()
     }
     test = metrics_with_intervals(y_test, final.on_test, dataset.classes, weights)
-    return Outcome(config, dataset, split, cross_validation, final, test, baselines | {"shuffled": shuffled})
+    apart = test_metrics_apart(dataset, config, split, {"model": final.on_test} | predicted)
+    baselines |= {"shuffled": shuffled}
+    return Outcome(config, dataset, split, cross_validation, final, test, baselines, apart)
 
 
 def _used_inputs(dataset: Dataset, config: ExperimentConfig) -> Dataset:
@@ -137,6 +141,26 @@ def baseline_predictions(dataset: Dataset, config: ExperimentConfig, split: Spli
         "tfidf": tfidf_prediction(task, dataset.sentences, y, train, test, folds),
         "diff_means": predict(fitted, dataset.X[test], task),
     }
+
+
+def test_metrics_apart(
+    dataset: Dataset, config: ExperimentConfig, split: Split, predicted: dict[str, Prediction]
+) -> dict[str, dict[str, dict]]:
+    """Counts and metrics of all that is `predicted` for the test rows, for each kind of sentence apart.
+
+    Intervals resample the groups of these sentences alone. A metric that needs a class they lack is NaN.
+    """
+    y, groups = dataset.y[split.test], dataset.groups[split.test]
+
+    def measure(rows: np.ndarray) -> dict:
+        weights = group_bootstrap(groups[rows], config.bootstrap, np.random.default_rng(config.seed))
+        figures = {
+            name: metrics_with_intervals(y[rows], prediction.of_rows(rows), dataset.classes, weights)
+            for name, prediction in predicted.items()
+        }
+        return {"n": len(rows), "n_groups": len(np.unique(groups[rows])), **figures}
+
+    return measured_apart({column: kind[split.test] for column, kind in dataset.kinds.items()}, measure)
 
 
 def shuffled_metrics(

@@ -17,6 +17,10 @@ SELECTED_ON_EVERY_ROW = (
     "stage 2 held out no confirmation sentences, so the inputs were chosen on every row, the test part "
     "among them: cv_* and test_* are both optimistic"
 )
+TWO_LABELS = (
+    "the sentences have the labels {} and {} only: mae and Spearman, which need grades, are empty, kappa is "
+    "unweighted, and nothing here is about the other labels"
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ def split_rows(dataset: Dataset, config: ExperimentConfig) -> Split:
         share = Fraction(config.test_share).limit_denominator(LARGEST_DENOMINATOR)
         test, caveats = _share_of_groups(dataset, config, share), (SELECTED_ON_EVERY_ROW,) * selected
         method = f"{share} of the groups, stratified"
+    if dataset.task == "classification" and len(dataset.classes) == 2:
+        caveats = (*caveats, TWO_LABELS.format(*dataset.classes))
     split = Split(np.setdiff1d(np.arange(len(dataset.y)), test), test, method, caveats)
     _check_groups(dataset, split)
     if dataset.task == "classification":

@@ -138,11 +138,23 @@ def readable_rows(comparison: Comparison) -> list[list[str]]:
         cells = [_with_interval(row, f"test_{name}") for name in names]
         cells += [_with_interval(row, f"diff_{name}") for name in names[:2]]
         rows.append([row["version"], row["model"], *cells])
+        rows += _rows_apart(comparison, row["version"], names)
     for key, figures in reference.results["baselines"].items():
         cells = [_with_interval(pd.Series(figures, dtype=float), f"test_{name}") for name in names]
         label = f"baseline: {key}" + (" (range)" if key == "shuffled" else "")
         rows.append([label, "", *cells, "", ""])
     return rows
+
+
+def _rows_apart(comparison: Comparison, label: str, names: tuple[str, ...]) -> list[list[str]]:
+    """The rows of a version on the test sentences of each difficulty apart, where they have one."""
+    (version,) = (version for version in comparison.versions if comparison.label(version) == label)
+    return [
+        [f"{label}: {value}, {entry['n']} sentences", ""]
+        + [_with_interval(pd.Series(entry["model"], dtype=float), f"test_{name}") for name in names]
+        + ["", ""]
+        for value, entry in version.results.get("apart", {}).get("difficulty", {}).items()
+    ]
 
 
 def _with_interval(row: pd.Series, key: str) -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from figures.figure_files import new_figure, save
+from figures.layer_axes import label_lines, metric_title, set_layer_axis
+from figures.sentence_panels import draw_sentences, sets_apart, sets_of_transfer
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from twins_s5.palette import FAINT, INK, MUTED, SERIES_COLOURS
 
 PROBE_COLOURS = dict(zip(("logistic", "ridge", "diffmeans"), SERIES_COLOURS))
@@ -17,39 +18,7 @@ PROBE_NAMES = {"logistic": "logistic probe", "ridge": "ridge probe", "diffmeans"
 FLOORS = {"tfidf": ("TF-IDF", "-"), "length": ("length", (0, (4, 2))), "majority": ("majority", (0, (1, 2)))}
 SHUFFLED_COLOUR = SERIES_COLOURS[5]
 LANDMARKS = (("onset", "o", "onset"), ("half_maximum", "d", "half-maximum"), ("peak", "^", "peak"))
-METRIC_NAMES = {
-    "kappa": "quadratic weighted kappa, all labels",
-    "accuracy": "accuracy, all labels",
-    "auroc": "AUROC, highest against lowest label",
-}
 SPARSE, DENSE = np.array(to_rgb(SERIES_COLOURS[5])), np.array(to_rgb(INK))  # SAEs of lowest and highest L0
-FLOOR_LABEL_GAP = 0.045  # of the axis height
-
-
-def label_lines(axis: Axes, heights: dict[str, float], colours: dict[str, str] | None = None) -> None:
-    """Write each name at the right edge at its height, moved up where two would overlap."""
-    low, high = axis.get_ylim()
-    reached = -np.inf
-    for name, height in sorted(heights.items(), key=lambda item: item[1]):
-        place = max((height - low) / (high - low), reached + FLOOR_LABEL_GAP)
-        reached = place
-        axis.annotate(
-            name,
-            (1, place),
-            xycoords="axes fraction",
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-            color=(colours or {}).get(name, MUTED),
-        )
-
-
-def set_layer_axis(axis: Axes, layers: np.ndarray) -> None:
-    """Whole layer numbers and a little room on both sides."""
-    axis.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel("layer (residual stream after the block)")
 
 
 def draw_probes(axis: Axes, entry: dict, lead: str, metric: str) -> None:
@@ -83,7 +52,7 @@ def draw_probes(axis: Axes, entry: dict, lead: str, metric: str) -> None:
             ms=3.4,
             zorder=3 if is_lead else 2,
         )
-    axis.set_ylabel(METRIC_NAMES[metric])
+    axis.set_ylabel(metric_title(metric, entry["classes"]))
     set_layer_axis(axis, layers)
 
 
@@ -148,10 +117,16 @@ def draw_rungs(axis: Axes, rungs: pd.DataFrame) -> list[Line2D]:
 
 
 def draw_trait(path: Path, trait: str, entry: dict, content: dict, rungs: pd.DataFrame | None) -> None:
-    """The figure of one trait: all labels on the left, the two ends of the scale on the right."""
+    """The figure of one trait: all labels, then the two ends of the scale; then the lead probe on other
+    sentences, and on plain and hard ones apart, where the study has them.
+    """
     lead, metric = content["lead_probe"], content["metric"]
     second = "auroc" if metric != "auroc" else "kappa"
-    figure, axes = new_figure(9.6, 4.2, columns=2)
+    panels = [(sets_of_transfer(entry, lead, "auroc"), "auroc")] if "transfer" in entry else []
+    if "difficulty" in entry.get("apart", {}):
+        panels.append((sets_apart(entry["apart"]["difficulty"], lead, metric), metric))
+    columns, rows = (3, 1) if len(panels) == 1 else (2, 1 + len(panels) // 2)
+    figure, axes = new_figure(4.8 * columns, 4.2 * rows, columns, rows)
     keys = [
         Line2D([], [], color=PROBE_COLOURS[probe], lw=2 if probe == lead else 1.1, label=PROBE_NAMES[probe])
         for probe in entry["probes"]
@@ -168,6 +143,9 @@ def draw_trait(path: Path, trait: str, entry: dict, content: dict, rungs: pd.Dat
             keys += draw_rungs(axis, rungs)
         label_lines(axis, {title: entry["floors"][key][name]["value"] for key, (title, _) in FLOORS.items()})
         draw_onset(axis, entry, lead, name)
+    for axis, (sets, name) in zip(axes[2:], panels):
+        draw_sentences(axis, np.array(entry["layers"]), sets, PROBE_NAMES[lead])
+        axis.set_ylabel(metric_title(name, entry["classes"]))
     figure.suptitle(f"{trait}: {entry['n_sentences']} sentences", x=0.01, ha="left", fontsize=11)
     figure.legend(handles=keys, frameon=False, fontsize=7.8, ncols=4, loc="outside lower center")
     save(figure, path)
@@ -225,7 +203,7 @@ def draw_traits(path: Path, content: dict) -> None:
         )
         left.axhline(entry["floors"]["tfidf"][metric]["value"], color=colour, lw=0.9, ls=(0, (1, 2)))
         heights[trait], colours[trait] = figures["value"][-1], colour
-    left.set_ylabel(METRIC_NAMES[metric])
+    left.set_ylabel(metric_title(metric, max((e["classes"] for e in content["traits"].values()), key=len)))
     set_layer_axis(left, np.array(next(iter(content["traits"].values()))["layers"]))
     label_lines(left, heights, colours)
     left.set_title(

@@ -92,7 +92,11 @@ def draw_scatter(axis: Axes, y_true: np.ndarray, y_pred: np.ndarray) -> None:
 def draw_versions(axis: Axes, versions: list[tuple[str, dict]], baselines: dict, metric: str) -> None:
     """Test metric with its 95 % interval: versions on top in their order, the baselines in grey below."""
     rows = [(BASELINE_NAMES[name], baselines[name], MUTED) for name in BASELINE_NAMES]
-    rows += [(label, results, ACCENT) for label, results in reversed(versions)]
+    draw_intervals(axis, rows + [(label, results, ACCENT) for label, results in reversed(versions)], metric)
+
+
+def draw_intervals(axis: Axes, rows: list[tuple[str, dict, str]], metric: str) -> None:
+    """A row from below for each label, figures with `test_<metric>` and its interval, and colour."""
     for position, (_, figures, colour) in enumerate(rows):
         value, low, high = (figures[f"test_{metric}{suffix}"] for suffix in ("", "_low", "_high"))
         if value is None or np.isnan(value):
@@ -117,6 +121,21 @@ def draw_comparison(
     save(figure, path)
 
 
+def draw_apart(path: Path, apart: dict, shown: Sequence[str]) -> None:
+    """Write the figure of each kind of test sentences by itself: the model, and under it TF-IDF in grey."""
+    rows = []
+    for values in apart.values():
+        for value, entry in values.items():
+            rows.append((f"{value}, {entry['n']} sentences", entry["model"], ACCENT))
+            rows.append((BASELINE_NAMES["tfidf"], entry["tfidf"], MUTED))
+    figure, axes = new_figure(8.6, 1.2 + 0.26 * len(rows), columns=len(shown))
+    for axis, metric in zip(axes, shown):
+        draw_intervals(axis, rows[::-1], metric)
+    for axis in axes[1:]:
+        axis.set_yticklabels([])
+    save(figure, path)
+
+
 def draw_experiment(folder: Path, y: np.ndarray, predicted: Prediction, results: dict) -> None:
     """Write the figures of the task into `folder`, from targets and predictions of the test rows."""
     if predicted.probabilities is None:
@@ -134,3 +153,5 @@ def draw_experiment(folder: Path, y: np.ndarray, predicted: Prediction, results:
         save(figure, folder / f"{name}.png")
     versions = [(results["config"]["model"], results)]
     draw_comparison(folder / "baselines.png", versions, results["baselines"], shown)
+    if "apart" in results:
+        draw_apart(folder / "apart.png", results["apart"], shown)

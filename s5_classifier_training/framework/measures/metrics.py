@@ -80,7 +80,8 @@ def classification_metrics(
     """All of CLASSIFICATION, each [B]. `probabilities` is [n, K] in the order of the sorted `classes`.
 
     `mae` is on the label scale; `spearman` relates label and predicted label; `brier` sums the squared
-    error over classes (0 to 2); `auroc` is the mean over classes of one against the rest.
+    error over classes (0 to 2); `auroc` is the mean over classes of one against the rest. Of two classes
+    there are no grades: `mae` and `spearman` are NaN, and kappa has nothing to weight.
     """
     weights = np.ones((1, len(y_true))) if weights is None else weights
     true_codes, predicted_codes = np.searchsorted(classes, y_true), np.searchsorted(classes, y_pred)
@@ -89,17 +90,28 @@ def classification_metrics(
     onehot = np.eye(len(classes))[true_codes]  # [n, K]
     tiny = np.finfo(np.float64).eps
     own = np.clip(probabilities[np.arange(len(y_true)), true_codes], tiny, 1 - tiny)  # [n]
+    graded = 1.0 if len(classes) > 2 else np.nan
     by_class = [weighted_auroc(probabilities[:, k], true_codes == k, weights) for k in range(len(classes))]
     return {
         "accuracy": accuracy(confusion),
         "macro_f1": macro_f1(confusion),
         "kappa": quadratic_kappa(confusion),
-        "mae": weights @ np.abs(y_true - y_pred) / total,
-        "spearman": spearman(true_codes, predicted_codes, weights),
+        "mae": graded * (weights @ np.abs(y_true - y_pred) / total),
+        "spearman": graded * spearman(true_codes, predicted_codes, weights),
         "log_loss": weights @ -np.log(own) / total,
         "brier": weights @ ((probabilities - onehot) ** 2).sum(axis=1) / total,
         "auroc": np.mean(by_class, axis=0),
     }
+
+
+def ends_auroc(
+    labels: np.ndarray, scores: np.ndarray, ends: tuple[int, int], weights: np.ndarray
+) -> np.ndarray:
+    """AUROC of `scores` [n] for the higher against the lower of the two labels `ends`, [B]; other rows do
+    not count.
+    """
+    rows = np.isin(labels, ends)
+    return weighted_auroc(scores[rows], labels[rows] == ends[1], weights[:, rows])
 
 
 def regression_metrics(

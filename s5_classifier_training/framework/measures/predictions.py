@@ -15,6 +15,11 @@ class Prediction:
     label: np.ndarray  # [n] class, or activation
     probabilities: np.ndarray | None = None  # [n, K], of a classification
 
+    def of_rows(self, rows: np.ndarray) -> "Prediction":
+        return Prediction(
+            self.label[rows], self.probabilities[rows] if self.probabilities is not None else None
+        )
+
 
 def predict(fitted: BaseEstimator, X: np.ndarray, task: str) -> Prediction:
     """Predictions of a fitted estimator for the rows of X."""

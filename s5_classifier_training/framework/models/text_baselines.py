@@ -4,7 +4,7 @@ import numpy as np
 from measures.grouped_rows import Folds
 from measures.predictions import Prediction, predict
 from scipy.linalg import solve
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -27,12 +27,33 @@ def length_prediction(
 def tfidf_prediction(
     task: str, sentences: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, folds: Folds
 ) -> Prediction:
-    """Predictions for the rows `test` by a penalised linear model on words and word pairs.
+    """Predictions for the rows `test` by a penalised linear model on words and word pairs."""
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORDS)
+    return _weighted_words(words, task, sentences, y, train, test, folds)
+
+
+def stop_words_prediction(
+    task: str, sentences: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, folds: Folds
+) -> Prediction:
+    """The same from scikit-learn's English stop words alone: style rather than topic."""
+    words = TfidfVectorizer(vocabulary=sorted(ENGLISH_STOP_WORDS), token_pattern=WORDS)
+    return _weighted_words(words, task, sentences, y, train, test, folds)
+
+
+def _weighted_words(
+    words: TfidfVectorizer,
+    task: str,
+    sentences: np.ndarray,
+    y: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    folds: Folds,
+) -> Prediction:
+    """Predictions for the rows `test` by a penalised linear model on weighted words.
 
     Vocabulary and document frequencies come from the rows `train`. The penalty is chosen among them in
     `folds`, positions within `train`, so the text gets every chance.
     """
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORDS)
     words.fit(sentences[train])
     rows = words.transform(sentences)  # CSR [n, vocabulary]
     products = (rows @ rows[train].T).toarray()  # [n, n_train]

@@ -1,0 +1,172 @@
+"""Our sparse probe beside that of sae-probes: same activations and split, three tasks.
+
+    uv run --group ethics --with xgboost-cpu python tests/benchmarks/peer_sparse_probing.py
+
+Ours: s2's interpretability score chooses k features on the training rows, s5's logistic probe (d4's grid, in
+five grouped folds) weighs them. Theirs: sae_probes' difference of normalised means and its L1 logistic
+regression, as `run_sae_evals` calls them (Kantamneni et al. 2025, arXiv 2502.16681; the code needs xgboost).
+Both choose among the features of all SAEs of the embedded default, and are timed from the pooled activations
+in their own format on, in seconds of the processor. Texts that say the same are taken once, near-duplicates
+stay on one side of the split.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+from sae_probes.constants import DATA_PATH
+from sae_probes.run_sae_evals import get_sorted_indices, mean_act_normalization
+from sae_probes.utils_training import find_best_reg
+from sklearn.metrics import roc_auc_score
+
+ROOT = Path(__file__).resolve().parents[2]
+S1 = ROOT / "s1_compute_all_features"
+sys.path[:0] = [str(ROOT / "s2_find_top_features"), str(ROOT / "s5_classifier_training" / "framework")]
+
+from feature_ranking.analysis_input import open_analysis_input  # noqa: E402
+from feature_ranking.sae_scan import eligible_features  # noqa: E402
+from feature_statistics.sentence_split import DISCOVERY, split_groups  # noqa: E402
+from models.fitting import fit_model  # noqa: E402
+from models.model_choice import Recipe  # noqa: E402
+from twins_s2.feature_folder import read_sae_activations  # noqa: E402
+from twins_s2.sentence_pooling import pool_sparse  # noqa: E402
+
+TASKS = ("52_virtue_is", "96_spam_is", "113_movie_sent")
+POOLS = ("max", "final")  # s2's default; the last token, as sae_probes does
+KS = (1, 16)
+MIN_FIRING, TEST_SHARE = 10, 0.25
+GRID = {"C": [0.001, 0.01, 0.1, 1]}  # of s5_classifier_training/d4_features_to_concept
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pooled activations of the features of all SAEs, side by side, and what is to be told apart."""
+
+    X: scipy.sparse.csc_matrix  # [n, all features] float32
+    is_shown: np.ndarray  # [n] bool
+    groups: np.ndarray  # [n]
+    is_training: np.ndarray  # [n] bool
+
+
+def write_task(task: str, path: Path, n: int, seed: int) -> None:
+    """A CSV for s1: n distinct texts of the task, half of each class, as labels 0 and 3."""
+    table = pd.read_csv(DATA_PATH / "cleaned_data" / f"{task}.csv.zst")
+    table["sentence"] = table["prompt"].str.split().str.join(" ")
+    table["key"] = table["sentence"].str.casefold().str.replace(r"[^\w\s]", "", regex=True)
+    table = table[table["sentence"] != ""].drop_duplicates("key")
+    per_class = min(n // 2, table["target"].value_counts().min())
+    chosen = table.groupby("target").sample(per_class, random_state=seed).sort_index()
+    chosen["concept_strength_label"] = 3 * chosen["target"].astype(int)
+    chosen[["sentence", "concept_strength_label"]].to_csv(path, index=False)
+
+
+def activations(csv: Path) -> Path:
+    """The feature folder of s1 for the CSV, with the embedded model and its SAEs."""
+    folder = csv.with_name(f"{csv.stem}_features")
+    command = [sys.executable, "extract_sae_features.py", "--demo", "--input", csv, "--output", folder]
+    subprocess.run([*command, "--discard-residual-stream"], cwd=S1, check=True)
+    return folder
+
+
+def read_rows(folder: Path, pool: str, seed: int) -> Rows:
+    features = open_analysis_input(folder)
+    blocks = [
+        pool_sparse(read_sae_activations(features, sae).tocsc(), features.sentence_offsets, pool)
+        for sae in features.run["saes"]
+    ]
+    parts = split_groups(features.labels, features.groups, TEST_SHARE, seed)
+    return Rows(
+        scipy.sparse.hstack(blocks, format="csc"), features.labels == 3, features.groups, parts == DISCOVERY
+    )
+
+
+def ours(rows: Rows, k: int, seed: int) -> tuple[np.ndarray, float]:
+    """Probabilities of the test rows, and processor seconds."""
+    X_train, X_test = rows.X[rows.is_training], rows.X[~rows.is_training]
+    y, groups = 3 * rows.is_shown[rows.is_training].astype(np.int64), rows.groups[rows.is_training]
+    started = time.process_time()
+    table, _ = eligible_features(X_train, y, MIN_FIRING)
+    best = np.argsort(-table["interpretability_score"].to_numpy(), kind="stable")[:k]
+    chosen = table["feature_id"].to_numpy()[best]
+    recipe = Recipe("logistic", "classification", grid=GRID, seed=seed)
+    fitted = fit_model(recipe, X_train[:, chosen].toarray().astype(np.float64), y, groups)
+    shown = fitted.predict_proba(X_test[:, chosen].toarray().astype(np.float64))[:, 1]
+    return shown, time.process_time() - started
+
+
+def theirs(rows: Rows, k: int, seed: int) -> tuple[np.ndarray, float]:
+    """Probabilities of the test rows, and processor seconds."""
+    X = torch.from_numpy(rows.X.toarray())  # [n, all features]
+    y = torch.from_numpy(rows.is_shown.astype(np.int64))
+    train, test = torch.from_numpy(rows.is_training), torch.from_numpy(~rows.is_training)
+    X_train, X_test, y_train, y_test = X[train], X[test], y[train], y[test]
+    # its validation rows are the last 100 of the training part, so their order has to be random
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y_train)))
+    X_train, y_train = X_train[order], y_train[order]
+    started = time.process_time()
+    chosen = get_sorted_indices(X_train, y_train, mean_act_normalization)[:k]
+    found = find_best_reg(X_train[:, chosen], y_train, X_test[:, chosen], y_test, penalty="l1", seed=seed)
+    seconds = time.process_time() - started
+    return found.classifier.predict_proba(X_test[:, chosen])[:, 1], seconds
+
+
+def difference_interval(y: np.ndarray, groups: np.ndarray, a: np.ndarray, b: np.ndarray, seed: int) -> tuple:
+    """95 % interval of AUROC(a) - AUROC(b), resampling groups with all of their rows."""
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    differences = []
+    for _ in range(RESAMPLES):
+        drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        if 0 < y[drawn].mean() < 1:
+            differences.append(roc_auc_score(y[drawn], a[drawn]) - roc_auc_score(y[drawn], b[drawn]))
+    return tuple(np.percentile(differences, [2.5, 97.5]))
+
+
+def line(task: str, pool: str, k: int, rows: Rows, seed: int) -> str:
+    y, groups = rows.is_shown[~rows.is_training], rows.groups[~rows.is_training]
+    methods: tuple[Callable, ...] = (ours, theirs)
+    (own, own_s), (peer, peer_s) = (method(rows, k, seed) for method in methods)
+    low, high = difference_interval(y, groups, own, peer, seed)
+    own_auroc, peer_auroc = roc_auc_score(y, own), roc_auc_score(y, peer)
+    return (
+        f"| {task} | {len(y)} of {len(rows.is_shown)} | {pool} | {k} | {own_auroc:.3f} | {peer_auroc:.3f} | "
+        f"{own_auroc - peer_auroc:+.3f} [{low:+.3f}, {high:+.3f}] | {own_s:.2f} | {peer_s:.2f} |"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sentences", type=int, default=1200, help="texts of each task (default: 1200)")
+    parser.add_argument("--seed", type=int, default=0, help="of sample, split and probes (default: 0)")
+    parser.add_argument("--work", type=Path, help="folder to keep the activations in (default: none kept)")
+    args = parser.parse_args(argv)
+    warnings.simplefilter("ignore")  # sae_probes' L1 fits warn of convergence and of scikit-learn's changes
+    print("| task | test rows | pooling | k | AUROC, ours | theirs | difference | s, ours | theirs |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        for task in TASKS:
+            csv = work.resolve() / f"{task}.csv"
+            write_task(task, csv, args.sentences, args.seed)
+            folder = activations(csv)
+            for pool in POOLS:
+                rows = read_rows(folder, pool, args.seed)
+                for k in KS:
+                    print(line(task, pool, k, rows, args.seed), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

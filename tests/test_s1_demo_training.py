@@ -1,0 +1,150 @@
+"""How the shipped SAEs came about: which text is taken, and that each step goes on where it was stopped."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DEMO = Path(__file__).resolve().parents[1] / "s1_compute_all_features/demo"
+sys.path.append(str(DEMO))
+
+import activation_store  # noqa: E402
+import people_prose  # noqa: E402
+import train_demo_saes  # noqa: E402
+
+
+def test_sentences_keep_their_quotation_marks():
+    text = 'He said: "Stop!" Then he left.\nA heading\n\nIt rained (hard). So?'
+    assert people_prose.sentences(text) == [
+        'He said: "Stop!"',
+        "Then he left.",
+        "A heading",
+        "It rained (hard).",
+        "So?",
+    ]
+
+
+def test_passages_end_at_sentence_ends():
+    parts = [f"{i} " + "word " * 29 + "end." for i in range(7)]
+    passages = list(people_prose.sentence_passages(parts))
+    assert all(passage.endswith("end.") for passage in passages)
+    assert [len(passage.split()) for passage in passages] == [93, 93, 31]
+
+
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        ("She had never gone there, and the shop was closed.", True),
+        ("Essas pessoas que você mencionou me auxiliaram ao longo do tempo nessa atividade política", False),
+        ("def __init__(self, function): self.function = function return lambda x: x + 1", False),
+        ("(7*(4-3)) 8 6 3 * + 12 99", False),
+        ("The shop.", False),
+    ],
+)
+def test_what_is_taken_for_english(text, english):
+    assert people_prose.is_english(text) == english
+
+
+def test_no_sentence_twice_and_none_of_the_yardstick(monkeypatch):
+    task = (DEMO / "yardstick_tasks.txt").read_text(encoding="utf-8").splitlines()[0]
+    kept = "There was a dog in the garden of the house."
+    texts = {task: ["This one is on the yardstick, so that it is left out."]}
+    monkeypatch.setattr(people_prose, "PROSE", ("a", "b"))
+    texts["a"] = [kept, f"This one is on the yardstick, so that it is left out! {kept}"]
+    texts["b"] = [f"It is also in this data set: {kept}", "And THERE was a dog in the garden of the house."]
+    monkeypatch.setattr(people_prose, "sae_probes_data", lambda: None)
+    monkeypatch.setattr(people_prose, "prompts", lambda _, name: texts.get(name, []))
+    said = list(people_prose.prose(None))
+    assert sum("dog in the garden" in passage.lower() for passage in said) == 3  # one, and two that differ
+    assert said.count(kept) == 1
+    assert not any("yardstick" in passage for passage in said)
+
+
+def test_prose_and_yardstick_share_no_data_set():
+    tasks = set((DEMO / "yardstick_tasks.txt").read_text(encoding="utf-8").splitlines())
+    assert len(tasks) >= 30
+    assert not tasks & set(people_prose.PROSE)
+    assert len(set(people_prose.PROSE)) == len(people_prose.PROSE)
+
+
+@pytest.fixture
+def text(tmp_path, tiny_gemma2, monkeypatch):
+    """A source of 60 texts, and a tiny model in place of the embedded one."""
+    monkeypatch.setattr(activation_store, "demo_model_folder", lambda: tiny_gemma2)
+    monkeypatch.setattr(activation_store, "TOKENS_BY_SOURCE", {"own": 10_000})
+    monkeypatch.setattr(activation_store, "BATCHES_A_STEP", 2)
+    words = np.random.default_rng(0).choice(["the", "dog", "sat", "down", "again"], size=(60, 12))
+    folder = tmp_path / "text"
+    folder.mkdir()
+    lines = [json.dumps({"text": " ".join(row)}) for row in words]
+    (folder / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_collection_that_was_killed_goes_on_and_ends_the_same(text, tmp_path, monkeypatch):
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+    activation_store.collect(text, tmp_path / "once", [1, 3], batch_tokens=300)
+
+    plain, written = activation_store.write_json, []
+
+    def killed_after_two_steps(path, content):
+        plain(path, content)
+        written.append(path.name)
+        if written.count("collected.json") == 2:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(activation_store, "write_json", killed_after_two_steps)
+        with pytest.raises(Killed):
+            activation_store.collect(text, tmp_path / "twice", [1, 3], batch_tokens=300)
+    assert not (tmp_path / "twice/text.json").exists()
+    activation_store.collect(text, tmp_path / "twice", [1, 3], batch_tokens=300)
+    for name in ("layer_1.f16", "layer_3.f16", "scale.npz", "text.json"):
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes(), name
+    shape = np.load(tmp_path / "once/scale.npz")["shape"]
+    stored = np.fromfile(tmp_path / "once/layer_3.f16", np.float16).reshape(shape)
+    assert (stored != 0).any(axis=1).all(), "every token has its activations"
+    assert json.loads((tmp_path / "once/text.json").read_text())["own"]["tokens"] == len(stored)
+
+
+def test_a_folder_of_other_text_is_refused(text, tmp_path):
+    (tmp_path / "work").mkdir()
+    activation_store.collect(text, tmp_path / "work", [1], batch_tokens=300)
+    (text / "own.jsonl").write_text(json.dumps({"text": "the dog sat down again"}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"begun with other text.*empty folder"):
+        activation_store.collect(text, tmp_path / "work", [1], batch_tokens=300)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_goes_on_from_its_checkpoint_and_ends_the_same(tmp_path, monkeypatch):
+    store = np.random.default_rng(0).normal(size=(5000, 16)).astype(np.float16)
+    rows, samples = np.arange(5000), 40 * train_demo_saes.BATCH
+    once = train_demo_saes.train(store, rows, 4, 64, samples, 0, tmp_path / "once")
+
+    plain, taken = train_demo_saes.Shuffled.__next__, []
+
+    def killed_after_thirty(self):
+        taken.append(None)
+        if len(taken) == 30:
+            raise Killed
+        return plain(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_demo_saes.Shuffled, "__next__", killed_after_thirty)
+        with pytest.raises(Killed):
+            train_demo_saes.train(store, rows, 4, 64, samples, 0, tmp_path / "twice")
+    taken.clear()
+    monkeypatch.setattr(
+        train_demo_saes.Shuffled, "__next__", lambda self: (taken.append(None), plain(self))[1]
+    )
+    twice = train_demo_saes.train(store, rows, 4, 64, samples, 0, tmp_path / "twice")
+    assert len(taken) < 20, "the rest only"
+    for name, array in once.state_dict().items():
+        np.testing.assert_allclose(twice.state_dict()[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
