@@ -164,6 +164,11 @@ def test_run_record_names_the_features_run(results, feature_folder):
     assert record["features_run"] == {
         "path": str(feature_folder),
         **{key: s1[key] for key in ("input_sha256", "model", "model_revision", "n_sentences", "n_tokens")},
+        "model_fingerprint": None,  # this folder names neither that nor its encoders
+        "saes": [
+            {"layer": sae["layer"], "average_l0": sae["average_l0"], "encoder_sha256": None}
+            for sae in s1["saes"]
+        ],
     }
     assert record["pool"] == "max"
     assert record["arguments"]["permutations"] == 200
