@@ -36,6 +36,7 @@ SAES = (
     SyntheticSae(1, 8, neuronpedia_id="tiny/1-res", planted={5: 4.0}, steering={5: 1.0}),
     SyntheticSae(1, 16, planted={7: 4.0}),
 )
+QUICK_EMERGENCE = ["--folds", 3, "--repeats", 1, "--permutations", 3, "--bootstrap", 100, "--jobs", 1]
 VOID = {"meta", "link", "br", "line", "circle", "polygon", "polyline"}
 
 
@@ -111,7 +112,7 @@ def study(tmp_path_factory) -> Path:
         write_feature_folder(
             root / f"s1/{name}_features", n_sentences=120, saes=SAES, seed=seed, n_layers=4, **effects
         )
-    write_feature_folder(root / "s1/people_features", n_sentences=80, saes=SAES, seed=9)
+    write_feature_folder(root / "s1/people_features", n_sentences=80, saes=SAES, seed=9, n_layers=4)
     quick = ["--permutations", 200, "--bootstrap", 200, "--jobs", 1]
     for name in TRAITS:
         extra = ["--transfer", root / "s1/people_features"] if name == "calm" else []
@@ -121,8 +122,7 @@ def study(tmp_path_factory) -> Path:
         dataset_of(root, name, "layers", "--strategy", "hidden-to-concept", "--layers", "all")
         for name in TRAITS
     ]
-    design = ["--folds", 3, "--repeats", 1, "--permutations", 3, "--bootstrap", 100, "--jobs", 1]
-    run_quietly((emergence.main, [*stacked, *design, "--output", root / "s5/emergence/both"]))
+    run_quietly((emergence.main, [*stacked, *QUICK_EMERGENCE, "--output", root / "s5/emergence/both"]))
     working = root / "s5/d3_hidden_to_concept/working"
     working.mkdir(parents=True)
     config = {"dataset": str(stacked[0]), "task": "classification", "model": "logistic"}
@@ -418,23 +418,22 @@ def test_steering_is_shown_where_a_ranked_feature_was_steered(copied):
 
 
 def test_probes_on_other_sentences_are_read_at_the_layer_that_ours_chose(copied):
-    path = copied / "s5/emergence/both/emergence.json"
-    own = read_json(path)["traits"]["calm"]["probes"]["logistic"]["auroc"]
-    place = read_json(path)["traits"]["calm"]["layers"].index(own["peak"])
-    curve = {"value": [0.6, 0.61, 0.62, 0.63], "band_low": [0.5] * 4, "band_high": [0.7] * 4}
-    there = {
-        "name": "calm_people",
-        "n_sentences": 80,
-        "floors": {"tfidf": {"auroc": {"value": 0.55}}},
-        "probes": {"logistic": {"auroc": curve | {"peak": 3, "peak_value": 0.63}}},
-    }
-    caveat = "the sentences have the labels 0 and 3 only"
-    edit_json(path, lambda content: content["traits"]["calm"].update(transfer=there, caveats=[caveat]))
-    page = written(copied, "calm")
-    (row,) = page.rows("Probes on other sentences.")
+    people = dataset_of(copied, "people", "layers", "--strategy", "hidden-to-concept", "--layers", "all")
+    output = copied / "s5/emergence/calm"
+    datasets = [copied / "s4/calm_layers.npz", "--transfer", people, "--output", output]
+    run_quietly((emergence.main, [*datasets, *QUICK_EMERGENCE]))
+    entry = read_json(output / "emergence.json")["traits"]["calm"]
+    own, there = (of["probes"]["logistic"]["auroc"] for of in (entry, entry["transfer"]))
+    place = entry["layers"].index(own["peak"])
     ours = [own["peak_value"], own["band_low"][place], own["band_high"][place]]
-    np.testing.assert_allclose(row, [80, own["peak"], *ours, curve["value"][place], 0.5, 0.7, 0.55])
-    assert f"Caveat of the emergence curve: {caveat}." in page.words
+    theirs = [there[key][place] for key in ("value", "band_low", "band_high")]
+    tfidf = entry["transfer"]["floors"]["tfidf"]["auroc"]["value"]
+    n_sentences = entry["transfer"]["n_sentences"]
+    (row,) = written(copied, "calm").rows("Probes on other sentences.")
+    np.testing.assert_allclose(row, [n_sentences, own["peak"], *ours, *theirs, tfidf])
+    caveat = "the sentences have the labels 0 and 3 only"
+    edit_json(output / "emergence.json", lambda content: content["traits"]["calm"].update(caveats=[caveat]))
+    assert f"Caveat of the emergence curve: {caveat}." in written(copied, "calm").words
 
 
 def test_text_of_others_stays_text(copied):
