@@ -321,6 +321,18 @@ def test_only_a_feature_folder_is_enough_to_say_what_to_do(copied):
     assert "Across traits" not in page.words
 
 
+def test_the_newest_version_is_shown_and_older_ones_are_counted(copied):
+    experiment = copied / "s5/d3_hidden_to_concept"
+    for k in (2, 10):
+        version = experiment / f"v{k}_again"
+        shutil.copytree(experiment / "v0_calm", version)
+        (version / "results.json").chmod(0o644)
+        edit_json(version / "results.json", lambda results, k=k: results.update(test_kappa=k / 100))
+    page = written(copied, "calm")
+    assert page.rows("Probes and baselines of calm")[0][0] == 0.1
+    assert "v10_again, logistic, 2 older" in page.words
+
+
 def test_deleted_activations_leave_the_rest_of_the_page(copied):
     shutil.rmtree(copied / "s1/loud_features/sae_activations")
     page = written(copied)
