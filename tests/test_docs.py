@@ -126,15 +126,28 @@ def test_every_stage_has_a_short_readme(stage):
     assert 10 <= len(lines) <= 90
 
 
+HELP_OF_ALL = """
+import contextlib, io, runpy, sys
+from pathlib import Path
+
+folder = sys.path[0]
+for script in sys.argv[1:]:
+    sys.argv, sys.path[0], said = [script, "--help"], str(Path(folder, script).parent), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert said.getvalue().startswith("usage:"), f"{script} --help: {said.getvalue()!r}"
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_help_runs_from_the_stage_folder(script):
-    stage = next(parent for parent in script.parents if parent in STAGES)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda path: path.name)
+def test_help_runs_from_the_stage_folder(stage):
+    """All commands of a stage in one process, so that its libraries are imported once."""
+    scripts = [str(script.relative_to(stage)) for script in SCRIPTS if stage in script.parents]
     done = subprocess.run(
-        [sys.executable, str(script.relative_to(stage)), "--help"], cwd=stage, capture_output=True, text=True
+        [sys.executable, "-c", HELP_OF_ALL, *scripts], cwd=stage, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage:")
 
 
 @pytest.mark.parametrize("markdown", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/*.md")), ids=str)

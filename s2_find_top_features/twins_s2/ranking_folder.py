@@ -37,9 +37,9 @@ def open_rankings(folder: Path, features: FeatureFolder) -> RankingFolder:
             raise ValueError(
                 f"{folder} was computed from another run than {features.folder}: {key} is "
                 f"{source.get(key)!r} there and {features.run.get(key)!r} here; "
-                f"{ANALYZE}, or give its own results"
+                f"{ANALYZE}, or give its own results (to other sentences: s3 --frozen, s4 --like)"
             )
-    return RankingFolder(folder, run, read_split(folder, len(features.labels)))
+    return RankingFolder(folder, run, read_split(folder, len(features.groups)))
 
 
 def read_split(folder: Path, n_sentences: int) -> np.ndarray:
