@@ -318,8 +318,22 @@ def test_continuations_are_those_of_whole_forward_passes(steered, model, tiny_sa
     assert len(texts) > len(PROMPTS) * len(DECODINGS)  # steering changes something
 
 
+@pytest.mark.parametrize("most_rows", [1, 40])
+def test_continuations_do_not_depend_on_what_is_written_beside_them(
+    command, steered, tmp_path, monkeypatch, most_rows
+):
+    monkeypatch.setattr(steering_units, "MOST_ROWS", most_rows)
+    assert command(tmp_path / "out")[0] == 0
+    texts, before = (
+        json.loads((folder / "continuations.json").read_text()) for folder in (tmp_path / "out", steered)
+    )
+    found, expected = ([text.pop("perplexity") for text in written] for written in (texts, before))
+    assert texts == before
+    assert np.array(found, float) == pytest.approx(np.array(expected, float), rel=1e-4, nan_ok=True)
+
+
 def test_an_empty_continuation_has_no_perplexity(model):
-    pens = [Pen(0, 0.0, "greedy"), Pen(1, 0.0, "greedy")]
+    pens = [Pen(0, 0.0, "greedy", None), Pen(1, 0.0, "greedy", None)]
     nothing, something = perplexities(model[0], [[2, 7], [2, 8, 9]], pens, [[], [11]])
     assert nothing is None
     assert something > 1
@@ -332,23 +346,23 @@ def contents(output):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(command, steered, tmp_path, monkeypatch):
-    plain = steering_units.write_continuations
+    plain = steering_units.respond
     calls = []
 
     def stopped(*arguments):
         calls.append(arguments)
-        if len(calls) == 3:
+        if len(calls) == 19:  # nulls and finalist of the first SAE, nulls and a finalist of the second
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(steering_units, "write_continuations", stopped)
+    monkeypatch.setattr(steering_units, "respond", stopped)
     code, _, err = command(tmp_path / "out")
     assert (code, err.splitlines()[-1]) == (130, "interrupted; the same command goes on where it stopped")
     assert not (tmp_path / "out/run.json").exists()
     code, out, _ = command(tmp_path / "out")
     assert code == 0
     assert "3 features and 16 null directions on 12 sentences" in out
-    assert len(calls) == 5  # the unsteered model's, a feature finished, one broken off, two more
+    assert len(calls) == 20  # only what was broken off
     assert contents(tmp_path / "out") == contents(steered)
     assert not (tmp_path / "out/scratch").exists()
     monkeypatch.setattr(ModelSource, "load_weights", None)  # a finished run needs no model

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from language_model import vocabulary_head
 from language_model.upper_blocks import UpperBlocks, record_batches
 from language_model.vocabulary_head import VocabularyHead
 from language_model.word_sample import draw_words, inclusion_chances
@@ -22,55 +23,59 @@ def recorded(model, layer, tokenized, batches, sample=None):
     )
 
 
-def own_log_probs(logits, input_ids):
-    return logits[:-1].log_softmax(dim=-1).gather(1, input_ids[0, 1:, None])[:, 0]
+def changed_by(model, tokenized, i, layer, change):
+    """Log-probabilities before and after of every word behind the tokens of a sentence, and its tokens."""
+    ids = input_of(tokenized, i)
+    before, after = (steered_logits(model, ids, layer, delta)[:-1] for delta in (0 * change, change))
+    return before, after, ids[0, 1:, None]
 
 
+@pytest.mark.parametrize("head_bytes", [1, 1 << 27])
 @pytest.mark.parametrize("layer", range(N_LAYERS))
-def test_a_resumed_pass_equals_a_whole_one(model, layer):
+def test_a_resumed_pass_equals_a_whole_one(model, layer, head_bytes, monkeypatch):
+    """All words at once, and one by one."""
+    monkeypatch.setattr(vocabulary_head, "HEAD_BYTES", head_bytes)
     tokenized = tokens_of([5, 2, 8])
     upper = recorded(model, layer, tokenized, [np.array([0, 2]), np.array([1])])
     change = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
-    nothing = torch.zeros(D_MODEL)
     for batch in upper.batches:
         torch.testing.assert_close(upper.final_states(batch), batch.final)
-        log_probs, kl = upper.log_probs_and_kl(batch, change)
-        torch.testing.assert_close(log_probs, upper.log_probs(batch, change))
-        assert kl.max() > 0.01
-        torch.testing.assert_close(
-            upper.log_probs_and_kl(batch, nothing)[1], torch.zeros_like(kl), atol=1e-6, rtol=0
-        )
-        means, kl_means = batch.sentence_means(log_probs), batch.sentence_means(kl)
-        for row, i in enumerate(batch.sentences):
-            ids = input_of(tokenized, i)
-            after = steered_logits(model, ids, layer, change)
-            assert means[row] == pytest.approx(own_log_probs(after, ids).mean().item(), rel=1e-5)
-            before = steered_logits(model, ids, layer, nothing)[:-1].log_softmax(dim=-1)
-            expected = (before.exp() * (before - after[:-1].log_softmax(dim=-1))).sum(dim=-1).mean().item()
-            assert kl_means[row] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    means, kl = upper.mean_log_probs_and_kl(change)
+    np.testing.assert_allclose(upper.mean_log_probs((b, change) for b in upper.batches), means, rtol=1e-6)
+    np.testing.assert_allclose(upper.mean_log_probs_and_kl(0 * change)[1], 0, atol=1e-6)
+    assert kl.max() > 0.01
+    for i in range(3):
+        before, after, tokens = changed_by(model, tokenized, i, layer, change)
+        before, after = before.log_softmax(dim=1), after.log_softmax(dim=1)
+        assert means[i] == pytest.approx(after.gather(1, tokens).mean().item(), rel=1e-5)
+        expected = (before.exp() * (before - after)).sum(dim=1).mean().item()
+        assert kl[i] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    only_second = upper.mean_log_probs([(upper.batches[1], change)])
+    assert np.isnan(only_second[[0, 2]]).all()
+    assert only_second[1] == pytest.approx(means[1])
 
 
-def test_a_sample_stands_for_the_vocabulary_by_its_weights(model):
+def test_a_sample_stands_for_the_vocabulary_by_its_weights(model, monkeypatch):
     """The formula, on whole passes: a word counts in the normaliser as often as its weight says."""
+    monkeypatch.setattr(vocabulary_head, "HEAD_BYTES", 1000)
     tokenized = tokens_of([5, 8])
     batches = [np.array([0, 1])]
     (batch,) = record_batches(model, [1], tokenized, batches)
     likely = VocabularyHead(model).mean_probability(batch.final)
+    logits = [steered_logits(model, input_of(tokenized, i), 1, torch.zeros(D_MODEL))[:-1] for i in range(2)]
+    torch.testing.assert_close(likely, torch.cat(logits).softmax(dim=1).mean(dim=0))
     sample = draw_words(likely, 40, batch.targets)
     upper = recorded(model, 1, tokenized, batches, sample)
     change = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
     weights = torch.zeros(VOCABULARY).index_put((sample.ids,), sample.weights)
-    found, kl = upper.log_probs_and_kl(upper.batches[0], change)
-    torch.testing.assert_close(found, upper.log_probs(upper.batches[0], change))
-    expected, expected_kl = [], []
+    means, kl = upper.mean_log_probs_and_kl(change)
+    np.testing.assert_allclose(upper.mean_log_probs([(upper.batches[0], change)]), means, rtol=1e-6)
     for i in range(2):
-        ids = input_of(tokenized, i)
-        logits = [steered_logits(model, ids, 1, delta)[:-1] for delta in (0 * change, change)]
-        before, after = (x - (x + weights.log()).logsumexp(dim=1, keepdim=True) for x in logits)
-        expected.append(after.gather(1, ids[0, 1:, None])[:, 0])
-        expected_kl.append((weights * before.exp() * (before - after)).sum(dim=1))
-    torch.testing.assert_close(found, torch.cat(expected))
-    torch.testing.assert_close(kl, torch.cat(expected_kl), rtol=1e-4, atol=1e-6)
+        before, after, tokens = changed_by(model, tokenized, i, 1, change)
+        before, after = (x - (x + weights.log()).logsumexp(dim=1, keepdim=True) for x in (before, after))
+        assert means[i] == pytest.approx(after.gather(1, tokens).mean().item(), rel=1e-5)
+        expected = (weights * before.exp() * (before - after)).sum(dim=1).mean().item()
+        assert kl[i] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 def test_words_are_drawn_in_proportion_to_their_probability():
@@ -105,5 +110,5 @@ def test_the_model_is_itself_again(model):
     before = model(input_of(tokenized, 0)).logits
     sample = draw_words(torch.ones(VOCABULARY), 10, torch.from_numpy(tokenized.token_ids).long())
     upper = recorded(model, 1, tokenized, [np.array([0])], sample)
-    upper.log_probs(upper.batches[0], torch.ones(D_MODEL))
+    upper.mean_log_probs([(upper.batches[0], torch.ones(D_MODEL))])
     torch.testing.assert_close(model(input_of(tokenized, 0)).logits, before, rtol=0, atol=0)

@@ -8,8 +8,14 @@ import pytest
 from drawing_inputs.drawn_run import read_activations
 from drawing_inputs.feature import Feature
 from drawings.trajectory_page import attribution_entry
-from steering_drawings.continuation_page import build_continuation_page, mean_ratings
-from steering_drawings.steering_figures import dose_figure, label_figure, prediction_figure, with_origin
+from steering_drawings.continuation_page import beside_unsteered, build_continuation_page, mean_ratings
+from steering_drawings.steering_figures import (
+    dose_figure,
+    label_figure,
+    place_of,
+    prediction_figure,
+    with_origin,
+)
 from steering_drawings.steering_results import read_steering
 from steering_drawings.steering_statistics import agreement
 from synthetic_features import write_feature_folder
@@ -49,16 +55,25 @@ def test_dose_figure_shows_what_the_table_says(steering):
         np.testing.assert_allclose(curve.get_ydata(), slope * np.array([-1, -0.5, 0, 0.5, 1]), atol=1e-12)
 
 
-def test_null_band_spans_the_nulls_of_the_same_sae(steering):
+def test_null_bands_span_the_nulls_of_the_same_sae(steering):
     results = read_steering(steering)
-    assert len(results.nulls_of((9, 48, 478))) == N_NULLS
     panel = dose_figure(results).axes[0]
-    band = panel.collections[0].get_paths()[0].vertices
-    nulls = results.nulls_of((9, 48, 478))["slope"].to_numpy()
-    low, high = np.quantile(nulls, [0.025, 0.975])
-    at_one = band[np.isclose(band[:, 0], 1.0), 1]
-    assert at_one.min() == pytest.approx(low)
-    assert at_one.max() == pytest.approx(high)
+    for kind, collection in zip(("null_direction", "null_feature"), panel.collections):
+        nulls = results.nulls_of((9, 48, 478), kind)["slope"].to_numpy()
+        assert len(nulls) == N_NULLS / 2
+        low, high = np.quantile(nulls, [0.025, 0.975])
+        band = collection.get_paths()[0].vertices
+        at_one = band[np.isclose(band[:, 0], 1.0), 1]
+        assert at_one.min() == pytest.approx(low)
+        assert at_one.max() == pytest.approx(high)
+
+
+def test_a_feature_has_its_place_among_nulls_of_each_kind(steering):
+    results = read_steering(steering)
+    finalist, slope = (9, 48, 1414), 0.03
+    for kind, name in (("null_feature", "other features"), ("null_direction", "Gaussian directions")):
+        nulls = results.nulls_of(finalist, kind)["slope"]
+        assert f"{(nulls.abs() < slope).sum()} of {len(nulls)} {name}" in place_of(results, finalist)
 
 
 def test_label_figure_has_a_curve_a_label_and_one_of_neutral_text(steering):
@@ -68,9 +83,14 @@ def test_label_figure_has_a_curve_a_label_and_one_of_neutral_text(steering):
 
 
 def test_prediction_figure_says_how_well_it_agrees(steering, tmp_path):
-    title = prediction_figure(read_steering(steering)).axes[0].get_title("left")
-    assert f"n = {2 * N_NULLS + len(FINALISTS)}" in title
-    assert "r = 1.00" in title
+    legend = prediction_figure(read_steering(steering)).legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert [name.split(",")[0] for name in names] == [
+        f"Gaussian directions: n {N_NULLS}",
+        f"other features: n {N_NULLS}",
+        f"steered features: n {len(FINALISTS)}",
+    ]
+    assert all("r 1.00" in name for name in names)
     bare = write_steering_folder(tmp_path / "bare", with_predictions=False)
     assert "no prediction" in prediction_figure(read_steering(bare)).axes[0].get_title("left")
 
@@ -111,6 +131,18 @@ def test_ratings_stand_beside_their_texts_and_as_means_by_dose(tmp_path):
     unrated = build_continuation_page(read_steering(write_steering_folder(tmp_path / "unrated")))
     assert "rated each text" not in unrated
     assert "harmonic" not in unrated
+
+
+def test_words_shared_with_the_unsteered_text_stand_apart():
+    doses = {-1.0: " he went to bed.", 0.0: " he went home.", 1.0: " he went home.", 2.0: "", 3.0: " her"}
+    rows = beside_unsteered([{"alpha": alpha, "text": text} for alpha, text in reversed(doses.items())])
+    assert [(row["alpha"], row["same"].strip(), row["own"]) for row in rows] == [
+        (-1.0, "he went", "to bed."),
+        (0.0, "", "he went home."),
+        (1.0, "he went home.", ""),
+        (2.0, "", ""),
+        (3.0, "", "her"),
+    ]
 
 
 def test_mean_ratings_by_hand():

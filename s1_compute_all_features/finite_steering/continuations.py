@@ -1,13 +1,13 @@
 """What the steered model writes after neutral openings, and how likely the unsteered model finds it.
 
-Every opening, dose and decoding is a row of one batch, and all rows stand at the same position: a row whose
-opening is longer reads on while others write already, so that nothing is padded and the key-value cache is
-shared.
+Every feature, opening, dose and decoding is a row of one batch, and all rows stand at the same position: one
+whose opening is longer reads on while others write already, so that nothing is padded and the key-value cache
+is shared.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, product
 
@@ -41,33 +41,42 @@ class Writing:
 
 
 @dataclass(frozen=True)
+class Place:
+    """After which layer what is added."""
+
+    layer: int
+    direction: Direction
+
+
+@dataclass(frozen=True)
 class Pen:
-    """One row of the batch: what it continues, how, and how strongly it is steered."""
+    """One row of the batch: what it continues, how, and where and how strongly it is steered."""
 
     prompt: int
     alpha: float
     decoding: str
+    place: Place | None  # None: the unsteered model, whose only dose is 0
 
 
 def write_continuations(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
+    places: Sequence[Place | None],
     alphas: Sequence[float],
     writing: Writing,
-    place: tuple[int, Direction] | None = None,
-) -> list[dict]:
-    """Greedy and sampled continuations of every prompt at every dose.
-
-    place: after which layer what is added; None for the unsteered model, whose only dose is 0.
-    """
+) -> list[list[dict]]:
+    """Greedy and sampled continuations of every prompt at every dose, a list for each of the places."""
     prompts = with_bos(writing.tokenized)
-    pens = [Pen(*choice) for choice in product(range(len(prompts)), alphas, DECODINGS)]
-    has_bos = tokenizer.bos_token_id is not None
-    with nullcontext() if place is None else steered(model, place, pens, has_bos):
+    pens = [
+        Pen(*choice, place)
+        for place in places
+        for choice in product(range(len(prompts)), (0.0,) if place is None else alphas, DECODINGS)
+    ]
+    with steered(model, pens, tokenizer.bos_token_id is not None):
         written = write(model, prompts, pens, writing)  # [row, n_tokens]
     ends = ids_that_end(model, tokenizer)
     kept = [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in written]
-    return [
+    texts = [
         {
             "prompt": writing.prompts[pen.prompt],
             "decoding": pen.decoding,
@@ -78,6 +87,7 @@ def write_continuations(
         }
         for pen, ids, perplexity in zip(pens, kept, perplexities(model, prompts, pens, kept))
     ]
+    return [[text for pen, text in zip(pens, texts) if pen.place is place] for place in places]
 
 
 def ids_that_end(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -94,27 +104,39 @@ def with_bos(prompts: TokenizedSentences) -> list[list[int]]:
 
 
 @contextmanager
-def steered(model: nn.Module, place: tuple[int, Direction], pens: list[Pen], has_bos: bool) -> Iterator[None]:
-    """Inside, each row gets its α times the direction after the layer, at every position but BOS."""
-    layer, direction = place
+def steered(model: nn.Module, pens: list[Pen], has_bos: bool) -> Iterator[None]:
+    """Inside, each row gets its α times its direction after its layer, at every position but BOS."""
     _, blocks = decoder_and_blocks(model)
-    doses = torch.tensor([pen.alpha for pen in pens])
-    change = doses[:, None, None] * direction.vector.cpu()  # [row, 1, d_model]
+    with ExitStack() as hooks:
+        for layer in {pen.place.layer for pen in pens if pen.place}:
+            handle = blocks[layer].register_forward_hook(adding(changes_after(layer, pens), has_bos))
+            hooks.callback(handle.remove)
+        yield
+
+
+def changes_after(layer: int, pens: list[Pen]) -> torch.Tensor:
+    """What each row gets after `layer`, [row, 1, d_model]; nothing for those that are steered elsewhere."""
+    d_model = next(len(pen.place.direction.vector) for pen in pens if pen.place)
+    changes = torch.zeros(len(pens), 1, d_model)
+    for row, pen in enumerate(pens):
+        if pen.place and pen.place.layer == layer:
+            changes[row, 0] = pen.alpha * pen.place.direction.vector
+    return changes
+
+
+def adding(changes: torch.Tensor, has_bos: bool) -> Callable:
+    """A forward hook that adds `changes` [row, 1, d_model] at every position but BOS."""
     at_start = has_bos
 
-    def add(_module, _args, output):
+    def hook(_module, _args, output):
         nonlocal at_start
         states = states_of(output)  # [row, position, d_model]
         where = torch.ones(states.shape[1], 1)
         where[0] = 0 if at_start else 1
         at_start = False  # later calls go on behind BOS
-        return with_states(output, states + (where * change).to(states))
+        return with_states(output, states + (where * changes).to(states))
 
-    handle = blocks[layer].register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return hook
 
 
 @torch.inference_mode()
@@ -125,7 +147,7 @@ def write(model: nn.Module, prompts: list[list[int]], pens: list[Pen], writing: 
     is the one with the largest sum of log-probability and Gumbel noise, which is a draw from the model.
     """
     decoder, _ = decoder_and_blocks(model)
-    device = next(decoder.parameters()).device
+    device, head = next(decoder.parameters()).device, model.get_output_embeddings()
     rows = [list(prompts[pen.prompt]) for pen in pens]
     prompt_of_row = torch.tensor([pen.prompt for pen in pens])
     is_sampled = torch.tensor([pen.decoding == "sampled" for pen in pens], device=device)
@@ -135,13 +157,14 @@ def write(model: nn.Module, prompts: list[list[int]], pens: list[Pen], writing: 
     while reached < max(map(len, prompts)) + writing.n_tokens:
         ids = torch.tensor([row[done:reached] for row in rows], device=device)
         states = decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        chunks = head_chunks(model.get_output_embeddings(), states)
-        logits = torch.cat([logits_of(model, decoder, states[chunk]) for chunk in chunks])
-        noise = -torch.empty(len(prompts), logits.shape[1]).exponential_(generator=generator).log_()
-        drawn = (logits[is_sampled] + noise[prompt_of_row].to(logits)[is_sampled]).argmax(dim=1)
-        chosen = logits.argmax(dim=1)
-        chosen[is_sampled] = drawn
-        for row, token in zip(rows, chosen.tolist()):
+        noise = -torch.empty(len(prompts), len(head.weight)).exponential_(generator=generator).log_()
+        chosen = []
+        for chunk in head_chunks(head, states):
+            logits = logits_of(model, decoder, states[chunk])
+            drawn = is_sampled[chunk]
+            logits[drawn] += noise[prompt_of_row[chunk][drawn.cpu()]].to(logits)
+            chosen += logits.argmax(dim=1).tolist()
+        for row, token in zip(rows, chosen):
             if len(row) == reached:  # where not, a longer prompt is still being read
                 row.append(token)
         done, reached = reached, reached + 1

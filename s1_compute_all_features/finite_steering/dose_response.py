@@ -27,12 +27,9 @@ class Probe:
 
     def change(self, vector: torch.Tensor, labels: tuple[int, ...]) -> np.ndarray:
         """Change of ℓ_i with `vector` added at every token, [k]; NaN for sentences of other labels."""
-        change = np.full(len(self.unsteered), np.nan)
         wanted = np.isin(self.sentences.labels, labels)
-        for batch in self.upper.batches:
-            if wanted[batch.sentences].any():
-                means = batch.sentence_means(self.upper.log_probs(batch, vector))
-                change[batch.sentences] = means - self.unsteered[batch.sentences]
+        batches = [batch for batch in self.upper.batches if wanted[batch.sentences].any()]
+        change = self.upper.mean_log_probs((batch, vector) for batch in batches) - self.unsteered
         return np.where(wanted, change, np.nan)
 
     def vocabulary_error(self, response: "Response") -> float:

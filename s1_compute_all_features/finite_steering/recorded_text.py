@@ -10,12 +10,14 @@ from finite_steering.dose_response import GAP_LABELS, Probe
 from finite_steering.measured_text import MeasuredText
 from finite_steering.side_effects import NeutralText
 from language_model.tokens import TokenizedSentences, pack_batches
-from language_model.upper_blocks import RecordedBatch, UpperBlocks, record_batches
+from language_model.upper_blocks import RecordedBatch, UpperBlocks, mean_log_probs, record_batches
 from language_model.vocabulary_head import VocabularyHead
 from language_model.word_sample import draw_words
 from output_folder.layout import gradients_file
 from torch import nn
 from twins_s1.group_statistics import group_bootstrap
+
+A_BATCH = 16  # positions that reading the upper blocks' weights once more costs about; the head has its own
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,21 @@ class RecordedText:
         model, batches = self.all_words.model, [*self.batches, *self.neutral]
         if self.text.n_words >= model.get_output_embeddings().weight.shape[0]:
             return self.all_words
-        likely = sum(len(batch.final) * self.all_words.mean_probability(batch.final) for batch in batches)
+        likely = self.all_words.mean_probability(torch.cat([batch.final for batch in batches]))
         targets = torch.cat([batch.targets for batch in batches])
         return VocabularyHead(model, draw_words(likely, self.text.n_words, targets))
 
     @cached_property
     def unsteered(self) -> np.ndarray:
-        return sentence_means(self.head, self.batches)
+        return unsteered_means(self.head, self.batches)
 
     @cached_property
     def unsteered_on_all_words(self) -> np.ndarray:
-        return sentence_means(self.all_words, self.batches)
+        return unsteered_means(self.all_words, self.batches)
 
     @cached_property
     def unsteered_neutral(self) -> np.ndarray:
-        return sentence_means(self.head, self.neutral)
+        return unsteered_means(self.head, self.neutral)
 
     def probe(self, layer: int) -> Probe:
         """The measured sentences at `layer`."""
@@ -107,9 +109,7 @@ class RecordedText:
         return sums[self.text.sentences.index]
 
 
-def sentence_means(head: VocabularyHead, batches: list[RecordedBatch]) -> np.ndarray:
-    """ℓ_i of every sentence without steering, [k] float64, nats per token."""
-    means = np.full(sum(len(batch.sentences) for batch in batches), np.nan)
-    for batch in batches:
-        means[batch.sentences] = batch.sentence_means(head.log_probs(batch.final, batch.targets))
-    return means
+def unsteered_means(head: VocabularyHead, batches: list[RecordedBatch]) -> np.ndarray:
+    """ℓ_i of every sentence, [k] float64, nats per token."""
+    n_sentences = sum(len(batch.sentences) for batch in batches)
+    return mean_log_probs(head, [(batch, batch.final) for batch in batches], n_sentences)

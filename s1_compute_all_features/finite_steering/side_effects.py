@@ -7,7 +7,7 @@ import scipy.sparse
 import torch
 from finite_steering.directions import Direction
 from finite_steering.dose_response import Probe, with_intervals
-from language_model.upper_blocks import UpperBlocks
+from language_model.upper_blocks import RecordedBatch, UpperBlocks
 from twins_s1.group_statistics import percentile_interval
 
 
@@ -24,11 +24,7 @@ def neutral_rows(neutral: NeutralText, direction: Direction, alphas: tuple[float
     """Change of log-probability and KL to the unsteered model on neutral text, per token, at each dose."""
     rows = []
     for alpha in alphas:
-        log_probs, divergence = (np.full(len(neutral.unsteered), np.nan) for _ in range(2))
-        for batch in neutral.upper.batches:
-            of_tokens, kl = neutral.upper.log_probs_and_kl(batch, alpha * direction.vector)
-            log_probs[batch.sentences] = batch.sentence_means(of_tokens)
-            divergence[batch.sentences] = batch.sentence_means(kl)
+        log_probs, divergence = neutral.upper.mean_log_probs_and_kl(alpha * direction.vector)
         change = log_probs - neutral.unsteered
         for measure, values in (("neutral_log_prob", change), ("neutral_kl", divergence)):
             low, high = percentile_interval(neutral.weights @ values / neutral.weights.sum(axis=1))
@@ -45,14 +41,15 @@ def ablation_rows(
     activations: CSR [T, d_sae] of the measured sentences' tokens; w_dec: [d_sae, d_model].
     """
     own = torch.from_numpy(activations[:, [direction.feature_id]].toarray().ravel())  # [T] float32
-    change = np.full(len(probe.unsteered), np.nan)
-    for batch in probe.upper.batches:
+
+    def taken_away(batch: RecordedBatch) -> torch.Tensor:
         is_token = batch.padded.is_token
         here = torch.zeros(is_token.shape, device=is_token.device)
         here[is_token] = own[torch.from_numpy(batch.padded.rows)].to(here)
-        taken_away = -here[..., None] * w_dec[direction.feature_id].to(here)  # [batch, position, d_model]
-        means = batch.sentence_means(probe.upper.log_probs(batch, taken_away))
-        change[batch.sentences] = means - probe.unsteered[batch.sentences]
+        return -here[..., None] * w_dec[direction.feature_id].to(here)  # [batch, position, d_model]
+
+    batches = probe.upper.batches
+    change = probe.upper.mean_log_probs((batch, taken_away(batch)) for batch in batches) - probe.unsteered
     rows = []
     for measure, (value, low, high) in with_intervals(probe, change).items():
         row = {"operation": "ablate", "alpha": 0.0, "measure": measure, "value": value}

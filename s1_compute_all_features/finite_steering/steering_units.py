@@ -1,4 +1,4 @@
-"""The units of a steering run: each SAE's nulls and each finalist, finished once its file is there."""
+"""The units of a steering run, each finished once its file is there: nulls, finalists, continuations."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoencoders.configurations import SaeEntry
 from autoencoders.sae_source import SaeSource
-from finite_steering.continuations import DECODINGS, write_continuations
+from finite_steering.continuations import DECODINGS, Place, write_continuations
 from finite_steering.directions import Direction, finalist_direction, null_directions
 from finite_steering.dose_response import Probe, dose_rows, respond, slope_row
 from finite_steering.finalists import FeaturePlace, activity, by_sae
@@ -22,6 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from twins_s1.atomic_files import write_json
 from twins_s1.feature_folder import find_sae, read_sae_activations
 from twins_s1.progress import progress
+
+MOST_ROWS = 256  # continuations that are written side by side
 
 
 @dataclass(frozen=True)
@@ -51,33 +53,47 @@ def steer_all(steering: Steering, finalists: list[FeaturePlace], scratch: Path) 
         return recorded().probe(layer), recorded().neutral_text(layer)
 
     groups = by_sae(finalists)
-    total = sum(2 * steering.options.n_nulls + len(group) for group in groups.values())
-    units = []
-    with progress(total, "direction", "steering") as bar:
-        unsteered = kept(scratch / "unsteered.json", lambda: written(steering, (0.0,)))
+    total = sum(2 * steering.options.n_nulls + 2 * len(group) for group in groups.values())
+    units: list[dict] = []
+    places: list[Place] = []
+    with progress(total, "step", "steering") as bar:
         for sae, group in groups.items():
-            units += steer_sae(steering, sae, group, scratch, at_layer, bar)
-    return [with_dose_0(unit, unsteered, steering.options.writing.prompts) for unit in units]
+            units_of_sae, directions = steer_sae(steering, sae, group, scratch, at_layer, bar)
+            units += units_of_sae
+            places += [Place(sae[0], direction) for direction in directions]
+        unsteered, *texts = written(steering, [None, *places], scratch, bar)
+    of_finalists = (unit for unit in units if "feature" in unit)
+    for unit, own in zip(of_finalists, texts, strict=True):
+        unit["continuations"] = by_dose([*unsteered, *own], unit["feature"], steering.options.writing.prompts)
+    return units
 
 
-def written(
-    steering: Steering, alphas: tuple[float, ...], place: tuple[int, Direction] | None = None
-) -> list:
-    """Continuations at every dose of `alphas`."""
-    return write_continuations(steering.model, steering.tokenizer, alphas, steering.options.writing, place)
+def written(steering: Steering, places: list[Place | None], scratch: Path, bar: tqdm) -> list[list[dict]]:
+    """The continuations of each of the places, several places at a time."""
+    options = steering.options
+    rows = len(options.writing.prompts) * len(options.alphas) * len(DECODINGS)  # of a place
+    at_once = max(1, MOST_ROWS // rows)
+    texts: list[list[dict]] = []
+    for start in range(0, len(places), at_once):
+        group = places[start : start + at_once]
+
+        def write(group: list[Place | None] = group) -> list[list[dict]]:
+            return write_continuations(
+                steering.model, steering.tokenizer, group, options.alphas, options.writing
+            )
+
+        texts += kept(scratch / f"continuations_{start}.json", write)
+        bar.update(sum(place is not None for place in group))
+    return texts
 
 
-def with_dose_0(unit: dict, unsteered: list[dict], prompts: tuple[str, ...]) -> dict:
-    """A finalist's unit with the unsteered continuations, which are the same for all, among its own."""
-    if "feature" not in unit:
-        return unit
+def by_dose(texts: list[dict], feature: dict, prompts: tuple[str, ...]) -> list[dict]:
+    """A finalist's continuations in order, those of the unsteered model among them."""
 
     def order(text: dict) -> tuple:
         return prompts.index(text["prompt"]), text["alpha"], DECODINGS.index(text["decoding"])
 
-    feature = {"feature_id": unit["feature"]["feature_id"]}
-    texts = sorted([*unit["continuations"], *unsteered], key=order)
-    return unit | {"continuations": [feature | text for text in texts]}
+    return [{"feature_id": feature["feature_id"]} | text for text in sorted(texts, key=order)]
 
 
 def steer_sae(
@@ -87,8 +103,8 @@ def steer_sae(
     scratch: Path,
     at_layer: Callable[[int], tuple[Probe, NeutralText | None]],
     bar: tqdm,
-) -> list[dict]:
-    """The units of one SAE: its null directions, then each finalist."""
+) -> tuple[list[dict], list[Direction]]:
+    """The units of one SAE, its null directions, then each finalist; and the finalists' directions."""
     layer, average_l0 = sae
     options, folder = steering.options, steering.text.folder
     activations = read_sae_activations(folder, find_sae(folder, layer, average_l0))
@@ -123,7 +139,6 @@ def steer_sae(
             rows += neutral_rows(neutral, direction, options.alphas)
         unit["doses"] = [naming(direction) | row for row in rows]
         unit["slopes"] = [naming(direction) | slope_row(probe, response)]
-        unit["continuations"] = written(steering, options.alphas, (layer, direction))
         return unit
 
     offsets = folder.sentence_offsets
@@ -137,7 +152,7 @@ def steer_sae(
         file = scratch / f"{name}_feature_{direction.feature_id}.json"
         units.append(kept(file, lambda direction=direction: measure_finalist(direction)))
         bar.update()
-    return units
+    return units, directions
 
 
 def new_unit(layer: int, average_l0: int) -> dict:

@@ -85,10 +85,12 @@ def tokenize(sentences: Sequence[str], tokenizer, max_positions: int) -> Tokeniz
     )
 
 
-def pack_batches(n_tokens: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+def pack_batches(
+    n_tokens: np.ndarray, batch_tokens: int, positions_per_batch: int = POSITIONS_PER_BATCH
+) -> list[np.ndarray]:
     """Group sentence indices, shortest first, into padded batches of at most `batch_tokens` positions.
 
-    Sentences of neighbouring lengths are grouped such that padding, and `POSITIONS_PER_BATCH` for each batch,
+    Sentences of neighbouring lengths are grouped such that padding, and `positions_per_batch` for each batch,
     cost least. A sentence longer than the budget forms a batch of its own. n_tokens: [n] int, BOS included.
     """
     order = np.argsort(n_tokens, kind="stable")
@@ -98,7 +100,7 @@ def pack_batches(n_tokens: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     groups_from = []  # per width, the shortest width that shares its batches
     for last, width in enumerate(widths):
         positions = (ends[last] - starts[: last + 1]) * width
-        costs = cheapest + positions + POSITIONS_PER_BATCH * np.ceil(positions / batch_tokens)
+        costs = cheapest + positions + positions_per_batch * np.ceil(positions / batch_tokens)
         groups_from.append(int(costs.argmin()))
         cheapest.append(costs.min())
     batches: list[np.ndarray] = []

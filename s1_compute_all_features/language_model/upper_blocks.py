@@ -1,6 +1,6 @@
 """The blocks above a layer, run again and again from residual streams that were recorded once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -110,12 +110,37 @@ class UpperBlocks:
         with self._resumed_from(with_states(output, resid_post + at_tokens)):
             return decode(decoder, batch.padded)
 
-    def log_probs(self, batch: RecordedBatch, change: torch.Tensor | float = 0.0) -> torch.Tensor:
-        """Log-probability (nats) of every predicted token, [m], with `change` as in `final_states`."""
-        return self.head.log_probs(self.final_states(batch, change), batch.targets)
+    def mean_log_probs(self, changes: Iterable[tuple[RecordedBatch, torch.Tensor | float]]) -> np.ndarray:
+        """ℓ_i of the sentences of some batches with their changes, [k] float64 in nats per token.
 
-    def log_probs_and_kl(
-        self, batch: RecordedBatch, change: torch.Tensor | float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [m], and KL to the model without the change per position [m], nats."""
-        return self.head.log_probs_and_kl(self.final_states(batch, change), batch.targets, batch.final)
+        NaN for sentences of other batches.
+        """
+        changed = [(batch, self.final_states(batch, change)) for batch, change in changes]
+        return mean_log_probs(self.head, changed, self.n_sentences)
+
+    def mean_log_probs_and_kl(self, change: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """ℓ_i of all sentences with `change`, [k], and KL to the model without it, [k], nats per token."""
+        log_probs, divergences = np.empty((2, self.n_sentences))
+        for batch in self.batches:
+            states = self.final_states(batch, change)
+            of_tokens, kl = self.head.log_probs_and_kl(states, batch.targets, batch.final)
+            log_probs[batch.sentences] = batch.sentence_means(of_tokens)
+            divergences[batch.sentences] = batch.sentence_means(kl)
+        return log_probs, divergences
+
+    @property
+    def n_sentences(self) -> int:
+        return sum(len(batch.sentences) for batch in self.batches)
+
+
+def mean_log_probs(
+    head: VocabularyHead, states: Sequence[tuple[RecordedBatch, torch.Tensor]], n_sentences: int
+) -> np.ndarray:
+    """ℓ_i of the sentences of some batches from the decoder's output [m, d_model] of each, [n_sentences]."""
+    log_probs = head.log_probs(
+        torch.cat([own for _, own in states]), torch.cat([batch.targets for batch, _ in states])
+    )
+    means = np.full(n_sentences, np.nan)
+    for (batch, _), of_tokens in zip(states, log_probs.split([len(own) for _, own in states])):
+        means[batch.sentences] = batch.sentence_means(of_tokens)
+    return means

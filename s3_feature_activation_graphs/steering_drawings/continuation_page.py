@@ -1,14 +1,16 @@
 """Builds `continuations.html`: what the steered model wrote, side by side by dose, in one file."""
 
-from itertools import groupby
+import re
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean
 
 import jinja2
 
-from .steering_figures import name_of
+from .steering_figures import name_of, place_of
 from .steering_results import SteeringResults
 
+WORD = re.compile(r"\s*\S+")
 TEMPLATE = Path(__file__).with_name("continuations_template.html")
 
 
@@ -27,28 +29,39 @@ def build_continuation_page(results: SteeringResults) -> str:
 def feature_entry(results: SteeringResults, finalist: tuple[int, int, int]) -> dict:
     """A feature's name, slope, and its texts by prompt and decoding, each by rising dose."""
     own = [text for text in results.continuations if place(text) == finalist]
-
-    def chapter(text: dict) -> tuple[str, str]:
-        return text["prompt"], text["decoding"]
-
+    chapters: dict[tuple[str, str], list[dict]] = {}
+    for text in own:
+        chapters.setdefault((text["prompt"], text["decoding"]), []).append(text)
     slope = results.slope_of(finalist)
     rated = [text for text in own if text.get("rating")]
     return {
         "id": "feature-" + "-".join(map(str, finalist)),
         "name": name_of(finalist),
+        "place": place_of(results, finalist),
         "slope": float(slope["slope"]),
-        "p_null": float(slope["p_null"]),
         "aspects": list(rated[0]["rating"]) if rated else [],
         "mean_ratings": mean_ratings(rated),
         "chapters": [
-            {
-                "prompt": prompt,
-                "decoding": decoding,
-                "texts": sorted(texts, key=lambda text: text["alpha"]),
-            }
-            for (prompt, decoding), texts in groupby(sorted(own, key=chapter), key=chapter)
+            {"prompt": prompt, "decoding": decoding, "texts": beside_unsteered(texts)}
+            for (prompt, decoding), texts in chapters.items()
         ],
     }
+
+
+def beside_unsteered(texts: list[dict]) -> list[dict]:
+    """Texts by rising dose, each in two parts: words that the unsteered one begins with too, and the rest."""
+    unsteered = next((text["text"] for text in texts if text["alpha"] == 0), "")
+    parts = []
+    for text in sorted(texts, key=lambda text: text["alpha"]):
+        n_same = 0 if text["alpha"] == 0 else shared_start(unsteered, text["text"])
+        parts.append(text | {"same": text["text"][:n_same].lstrip(), "own": text["text"][n_same:].strip()})
+    return parts
+
+
+def shared_start(first: str, second: str) -> int:
+    """Characters of `second` up to the first word that differs from that of `first`."""
+    pairs = zip(WORD.findall(first), WORD.findall(second))
+    return sum(len(word) for other, word in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def mean_ratings(rated: list[dict]) -> list[dict]:

@@ -15,7 +15,8 @@ from twins_s3.palette import ACCENT, CONTRAST, FAINT, INK, LABEL_COLOURS, MUTED
 from .steering_results import SteeringResults
 from .steering_statistics import agreement
 
-NULL_BAND = "#d4d4d4"
+NULL_BANDS = {"null_direction": "#e6e6e6", "null_feature": "#bdbdbd"}  # the one behind the other
+NULL_NAMES = {"null_feature": "other features", "null_direction": "Gaussian directions"}
 PREDICTED = {"color": INK, "lw": 1, "ls": (0, (4, 2))}
 Finalist = tuple[int, int, int]
 
@@ -24,28 +25,33 @@ def dose_figure(results: SteeringResults) -> Figure:
     """D(α) of every feature, with the band that null directions of its SAE span."""
     figure, axes = finalist_panels(results, "change of D, nats per token")
     for finalist, panel in zip(results.finalists, axes):
-        draw_null_band(panel, results, finalist)
+        draw_null_bands(panel, results, finalist)
         gap = results.doses_of(finalist)
         gap = gap[gap["measure"] == "log_prob_gap"]
         draw_curve(panel, gap, ACCENT)
         if gap["predicted"].notna().all():
             panel.plot(gap["alpha"], gap["predicted"], **PREDICTED)
         slope = results.slope_of(finalist)
-        panel.set_title(f"{name_of(finalist)}\n{place_of(slope)}", size=9, loc="left")
+        interval = f"slope {slope['slope']:+.3f} [{slope['slope_low']:.3f}, {slope['slope_high']:.3f}]"
+        title = "\n".join([name_of(finalist), interval, place_of(results, finalist)])
+        panel.set_title(title.replace("-", "−"), size=8.5, loc="left")
     figure.suptitle(
         "Does adding the feature favour sentences of the trait? D: log-probability of label 3 minus label 0",
         x=0.01,
         ha="left",
         size=11.5,
     )
-    handles = [Line2D([], [], color=ACCENT, lw=2), Patch(color=NULL_BAND), Line2D([], [], **PREDICTED)]
-    legend_below(figure, handles, ["measured, 95 %", "95 % of null directions of equal norm", "first order"])
+    handles = [Line2D([], [], color=ACCENT, lw=2), Line2D([], [], **PREDICTED)]
+    handles += [Patch(color=band) for band in NULL_BANDS.values()]
+    names = ["measured, 95 %", "first order"]
+    names += [f"95 % of {NULL_NAMES[kind]} of equal norm" for kind in NULL_BANDS]
+    legend_below(figure, handles, names)
     return figure
 
 
 def label_figure(results: SteeringResults) -> Figure:
     """The change by label: a gap can open because one side rises or because the other falls."""
-    figure, axes = finalist_panels(results, "change of log-probability, nats per token")
+    figure, axes = finalist_panels(results, "change of log-probability,\nnats per token")
     for finalist, panel in zip(results.finalists, axes):
         doses = results.doses_of(finalist)
         for label, colour in enumerate(LABEL_COLOURS):
@@ -73,30 +79,29 @@ def prediction_figure(results: SteeringResults) -> Figure:
     axes = figure.subplots()
     slopes = results.slopes
     looks = {
-        "null_direction": (NULL_BAND, "o", "Gaussian directions"),
-        "null_feature": (MUTED, "o", "features matched by firing rate"),
+        "null_direction": (NULL_BANDS["null_feature"], "o", NULL_NAMES["null_direction"]),
+        "null_feature": (MUTED, "o", NULL_NAMES["null_feature"]),
         "feature": (CONTRAST, "D", "steered features"),
     }
     handles, names = [], []
     for kind, (colour, marker, name) in looks.items():
         own = slopes[(slopes["kind"] == kind) & slopes["predicted_slope"].notna()]
-        if len(own):
-            axes.scatter(
-                own["predicted_slope"], own["slope"], c=colour, marker=marker, s=26, edgecolor="white", lw=0.5
-            )
-            handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=6))
-            names.append(f"{name} ({len(own)})")
+        if own.empty:
+            continue
+        axes.scatter(
+            own["predicted_slope"], own["slope"], c=colour, marker=marker, s=26, edgecolor="white", lw=0.5
+        )
+        handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=6))
+        fit = agreement(own["predicted_slope"].to_numpy(float), own["slope"].to_numpy(float))
+        found = "" if fit is None else f", R² {fit.r_squared:.2f}, r {fit.correlation:.2f}"
+        names.append(f"{name}: n {len(own)}{found}".replace("-", "−"))
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], **PREDICTED)
     axes.set_xlim(low, high)
     axes.set(xlabel="predicted slope, nats per token", ylabel="measured slope, nats per token")
     axes.grid(color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
-    fit = agreement(slopes["predicted_slope"].to_numpy(float), slopes["slope"].to_numpy(float))
-    title = "no prediction: the feature folder has no gradients"
-    if fit is not None:
-        figures = f"R² = {fit.r_squared:.2f}, r = {fit.correlation:.2f}, n = {fit.n}"
-        title = f"first order against α = ±1: {figures}"
+    title = "first order against α = ±1" if handles else "no prediction: the feature folder has no gradients"
     axes.set_title(title, size=11, loc="left")
     if handles:
         legend_below(figure, handles, names)
@@ -140,17 +145,18 @@ def with_origin(rows) -> tuple[np.ndarray, np.ndarray]:
     return alpha[order], value[order]
 
 
-def draw_null_band(panel: Axes, results: SteeringResults, finalist: Finalist) -> None:
+def draw_null_bands(panel: Axes, results: SteeringResults, finalist: Finalist) -> None:
     """What 95 % of null directions do, scaled to this feature's norm, as straight lines through no dose."""
-    nulls = results.nulls_of(finalist)
-    if nulls.empty:
-        return
     norm = results.slope_of(finalist)["norm"]
-    low, high = np.quantile(nulls["slope"] / nulls["norm"] * norm, [0.025, 0.975])
     reach = results.doses_of(finalist)["alpha"].abs().max()
     alpha = np.array([-reach, 0, reach])
-    edges = np.sort(np.stack([alpha * low, alpha * high]), axis=0)
-    panel.fill_between(alpha, *edges, color=NULL_BAND, lw=0, zorder=0)
+    for depth, (kind, band) in enumerate(NULL_BANDS.items()):
+        nulls = results.nulls_of(finalist, kind)
+        if nulls.empty:
+            continue
+        low, high = np.quantile(nulls["slope"] / nulls["norm"] * norm, [0.025, 0.975])
+        edges = np.sort(np.stack([alpha * low, alpha * high]), axis=0)
+        panel.fill_between(alpha, *edges, color=band, lw=0, zorder=depth / 10)
 
 
 def name_of(finalist: Finalist) -> str:
@@ -158,6 +164,14 @@ def name_of(finalist: Finalist) -> str:
     return f"layer {layer}, L0 {average_l0}, feature {feature_id}"
 
 
-def place_of(slope) -> str:
-    p_null = "" if math.isnan(slope["p_null"]) else f"\np among nulls {slope['p_null']:.2g}"
-    return f"slope {slope['slope']:+.3f} [{slope['slope_low']:.3f}, {slope['slope_high']:.3f}]{p_null}"
+def place_of(results: SteeringResults, finalist: Finalist) -> str:
+    """How many of the nulls of each kind do less than the feature, per unit of norm; empty without nulls."""
+    slope = results.slope_of(finalist)
+    own = abs(slope["slope"]) / slope["norm"]
+    counts = []
+    for kind, name in NULL_NAMES.items():
+        nulls = results.nulls_of(finalist, kind)
+        if len(nulls):
+            below = int(((nulls["slope"] / nulls["norm"]).abs() < own).sum())
+            counts.append(f"{below} of {len(nulls)} {name}")
+    return f"beyond {', '.join(counts)}" if counts else ""

@@ -45,11 +45,11 @@ class SteeringResults:
         own = self.slopes[self.slopes["kind"] == "feature"].set_index(PLACE)
         return own.loc[finalist]
 
-    def nulls_of(self, finalist: tuple[int, int, int]) -> pd.DataFrame:
-        """The null directions of the feature's SAE."""
+    def nulls_of(self, finalist: tuple[int, int, int], kind: str) -> pd.DataFrame:
+        """The null directions of the feature's SAE: of `null_feature` or of `null_direction`."""
         layer, average_l0, _ = finalist
         of_sae = (self.slopes["layer"] == layer) & (self.slopes["average_l0"] == average_l0)
-        return self.slopes[of_sae & (self.slopes["kind"] != "feature")]
+        return self.slopes[of_sae & (self.slopes["kind"] == kind)]
 
 
 def read_steering(folder: Path) -> SteeringResults:

@@ -75,12 +75,11 @@ def main() -> int:
     upper = UpperBlocks(VocabularyHead(model), entry.layer, recorded)
 
     def one_difference(feature: int, step: float = 1.0) -> np.ndarray:
-        means = np.empty((2, len(texts)))
-        for row, sign in enumerate((1, -1)):
-            for batch in upper.batches:
-                log_probs = upper.log_probs(batch, sign * step * w_dec[feature])
-                means[row, batch.sentences] = batch.sentence_means(log_probs)
-        return (means[0] - means[1]) / (2 * step)
+        above, below = (
+            upper.mean_log_probs((batch, sign * step * w_dec[feature]) for batch in upper.batches)
+            for sign in (1, -1)
+        )
+        return (above - below) / (2 * step)
 
     features = range(args.differences)
     taken, differences = seconds(lambda: [one_difference(feature) for feature in features])
