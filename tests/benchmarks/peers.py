@@ -47,10 +47,23 @@ class Peer:
 
 PEERS = {
     "SAELens": Peer("sae_lens_loop.py", ("sae-lens==6.54.12", *OURS_TOO)),
-    # Of its dependencies a language model server is the largest by far; the cache needs none of it.
+    # Of its dependencies a server of language models is the largest by far; the cache needs none of it.
     "delphi": Peer(
         "delphi_latent_cache.py",
-        ("safetensors", "simple-parsing", "jaxtyping", "tqdm", *OURS_TOO),
+        (
+            *(
+                "aiofiles",
+                "anyio",
+                "asyncer",
+                "beartype",
+                "blobfile",
+                "datasets",
+                "eai-sparsify",
+                "faiss-cpu",
+            ),
+            *("httpx", "jaxtyping", "orjson", "safetensors", "sentence-transformers", "simple-parsing"),
+            *OURS_TOO,
+        ),
         without_dependencies=("eai-delphi==0.1.3",),
     ),
     "interp_embed": Peer("interp_embed_dataset.py", ("interp-embed==0.1.0", *OURS_TOO)),
