@@ -1,8 +1,13 @@
-"""Dense and screened encoder in turn on the same tokens, so that a shared machine slows both alike."""
+"""Dense and screened encoder in turn on the same tokens, so that a shared machine slows both alike.
+
+With one thread (OMP_NUM_THREADS=1) the process' CPU time is taken, in which other processes do not count;
+otherwise the time that passes.
+"""
 
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,6 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from full_scale_inputs import Inputs
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,14 @@ def encode_in_turn(file: Path, entry, residual_stream: np.ndarray, device: torch
     from autoencoders.jump_relu import read_encoder
     from autoencoders.screened_jump_relu import Conditioning, ScreenedJumpRelu
 
+    clock = clock_of(device)
+
     def timed(work, *arguments):
-        started = time.perf_counter()
+        started = clock()
         result = work(*arguments)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return result, time.perf_counter() - started
+        return result, clock() - started
 
     dense = read_encoder(file, entry, residual_stream.shape[1]).to(device, torch.float32)
     starts = range(0, len(residual_stream), chunk)
@@ -70,7 +81,7 @@ def compare_encoders(inputs: Inputs, run_folder: Path, device: torch.device, chu
     from autoencoders.configurations import read_configurations
 
     pairs = []
-    print(f"\nboth encoders in turn, {chunk:,} tokens at once; s per SAE")
+    print(f"\nboth encoders in turn, {chunk:,} tokens at once; {clock_of(device).__name__}, s per SAE")
     columns = ("dense", "screened", "preparing", "ratio", "of chunks", "candidates", "one-sided")
     print(f"{'layer, L0':12s}" + "".join(f"{column:>11s}" for column in columns))
     for entry, file in islice(zip(read_configurations(inputs.config).saes, inputs.files), n_saes):
