@@ -1,5 +1,6 @@
 """The study page: its figures are those of the stages' files, and half a study gives half a page."""
 
+import hashlib
 import json
 import os
 import re
@@ -586,3 +587,39 @@ def test_the_command_runs_from_anywhere(study, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.match(rf"wrote {tmp_path}/study\.html \(0\.\d+ MB\): calm; \d+ parts missing", done.stdout)
+
+
+def test_what_others_say_of_a_feature_is_quoted_as_text(copied):
+    results = copied / "s2/calm_results"
+    ranked = pd.read_csv(results / "ranked_features.csv")
+    ranked["neuronpedia_url"] = ""
+    ranked.loc[0, "neuronpedia_url"] = "https://www.neuronpedia.org/tiny/1-res/5"
+    ranked.to_csv(results / "ranked_features.csv", index=False)
+    said = {"description": "calm <script>alert(1)</script>", "author_model": "gpt", "method": "x"}
+    cache = {"format_version": 1, "address": "https://www.neuronpedia.org"}
+    cache |= {"features": {"tiny/1-res/5": {"explanations": [said]}}}
+    (results / "neuronpedia.json").write_text(json.dumps(cache), encoding="utf-8")
+    run = json.loads((results / "run.json").read_text(encoding="utf-8"))
+    inputs = {key: run["features_run"][key] for key in ("input_sha256", "model")} | {"pool": run["pool"]}
+    inputs["split_sha256"] = hashlib.sha256((results / "split.csv").read_bytes()).hexdigest()
+    place = {key: int(ranked.loc[0, key]) for key in ("layer", "average_l0", "feature_id")}
+    score = {"balanced_accuracy": 0.71, "low": 0.6, "high": 0.8}
+    own = {"format_version": 1, "model": "ours", "inputs": inputs}
+    own["explanations"] = [place | {"explanation": "quiet voices", "score": score}]
+    (results / "explanations.json").write_text(json.dumps(own), encoding="utf-8")
+    html = written(copied).text
+    assert "calm &lt;script&gt;alert(1)&lt;/script&gt; <cite>gpt, on Neuronpedia</cite>" in html
+    assert "quiet voices <cite>ours; on held-out sentences" in html
+    assert "0.71 [0.60, 0.80]</cite>" in html
+
+    own["inputs"]["split_sha256"] = "another split"
+    (results / "explanations.json").write_text(json.dumps(own), encoding="utf-8")
+    html = written(copied).text
+    assert "quiet voices" not in html
+    assert "on Neuronpedia</cite>" in html
+
+
+def test_words_in_another_format_are_one_line_and_keep_the_old_page(copied, capsys):
+    (copied / "s2/calm_results/neuronpedia.json").write_text("[]", encoding="utf-8")
+    assert study_page.main(arguments_for(copied)) == 2
+    assert capsys.readouterr().err.count("\n") == 1

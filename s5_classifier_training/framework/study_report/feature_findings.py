@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from study_report.quoted_words import QuotedWords, read_quoted_words
 from study_report.run_identity import RunIdentity
 from twins_s5.feature_folder import read_run, required_file
 from twins_s5.ranking_folder import ANALYZE, IDENTIFYING, read_ranking, read_split
@@ -25,6 +26,7 @@ class FeatureFindings:
     best_per_sae: pd.DataFrame
     split: pd.DataFrame  # split.csv: sentence_index, group, concept_strength_label, part
     examples: list[dict]
+    words: QuotedWords  # what others say of the features
 
     @property
     def identity(self) -> RunIdentity:
@@ -82,6 +84,7 @@ def read_findings(folder: Path) -> FeatureFindings:
         best_per_sae=read_ranking(folder, "best_per_sae.csv"),
         split=pd.read_csv(split_path),
         examples=read_examples(folder),
+        words=read_quoted_words(folder, run),
     )
 
 

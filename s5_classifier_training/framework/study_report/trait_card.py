@@ -8,6 +8,7 @@ from markupsafe import Markup
 from study_report.emergence_figures import trait_curve
 from study_report.feature_findings import PLACE, FeatureFindings
 from study_report.measured import Measured
+from study_report.quoted_words import Quote
 from study_report.result_figures import probe_figure
 from study_report.shortfalls import shortfalls
 from study_report.stage_runs import StageRun, stage_runs
@@ -29,6 +30,7 @@ class FeatureRow:
     steering: dict | None  # the row of slopes.csv
     sentences: list[ShownSentence]
     peak: float  # the strongest token of these sentences: the full shade
+    quotes: list[Quote]
 
     @property
     def verdict(self) -> str:
@@ -116,6 +118,7 @@ def feature_row(study: TraitStudy, row: dict, with_sentences: bool) -> FeatureRo
         steering=slope_of(study, row),
         sentences=sentences,
         peak=max((sentence.peak for sentence in sentences), default=1.0),
+        quotes=study.findings.words.of(row),
     )
 
 
