@@ -8,9 +8,8 @@ from command_line.exit_status import exit_status
 from command_line.options import add_output_arguments, refuse_existing
 from command_line.run_record import RunRecord
 from human_text.axbench_outputs import axbench_test_set
-from human_text.test_sets import report, rows_text
+from human_text.test_sets import write_test_set
 from prompts.rubric import Trait
-from twins_s0.atomic_files import write_text
 from twins_s0.option_types import natural_int
 
 
@@ -30,9 +29,7 @@ def import_axbench(arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.output, arguments.overwrite)
     rows = axbench_test_set(arguments.input, arguments.concept, arguments.seed)
     record = RunRecord.begin(arguments, Trait(arguments.concept, arguments.concept), [arguments.input])
-    write_text(arguments.output, rows_text(rows))
-    record.write(arguments.output)
-    print(report(arguments.output, rows))
+    write_test_set(arguments.output, rows, record)
     return 0
 
 

@@ -19,7 +19,7 @@ from endpoint.settings import STAGE, endpoint_is_set, settings_from
 from human_text.ethics_adjectives import TRAITS
 from human_text.ethics_files import archive_files, package_files
 from human_text.ethics_test_set import ethics_test_set
-from human_text.test_sets import JudgedRow, report, rows_text
+from human_text.test_sets import JudgedRow, write_test_set
 from prompts.rubric import Trait, find_trait, slug
 from sentences.ethics_candidates import (
     Candidate,
@@ -120,9 +120,7 @@ def import_ethics(arguments: argparse.Namespace) -> int:
     rows = [] if path is None else test_set(arguments, files, path)
     status = 0 if arguments.test_set_only else propose_seeds(arguments, trait, files, record)
     if path is not None:
-        write_text(path, rows_text(rows))
-        record.write(path)
-        print(report(path, rows))
+        write_test_set(path, rows, record)
     return status
 
 

@@ -8,9 +8,8 @@ from command_line.exit_status import exit_status
 from command_line.options import add_output_arguments, refuse_existing
 from command_line.run_record import RunRecord
 from human_text.persona_statements import persona_test_set
-from human_text.test_sets import report, rows_text
+from human_text.test_sets import write_test_set
 from prompts.rubric import Trait
-from twins_s0.atomic_files import write_text
 from twins_s0.option_types import natural_int, share
 
 
@@ -53,9 +52,7 @@ def import_persona(arguments: argparse.Namespace) -> int:
     )
     trait = Trait(behaviour.stem, f"the behaviour of the statements of {behaviour.name}")
     record = RunRecord.begin(arguments, trait, [behaviour, *others])
-    write_text(arguments.output, rows_text(rows))
-    record.write(arguments.output)
-    print(report(arguments.output, rows))
+    write_test_set(arguments.output, rows, record)
     return 0
 
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from autoencoders.configurations import read_configurations
+from autoencoders.feature_places import read_feature_places
 from autoencoders.nearest_canonical import Neighbour, find_neighbours, plan_search
 from autoencoders.sae_source import SaeSource
-from finite_steering.finalists import read_finalists
 from hub.failures import network_forbidden
 from twins_s1.atomic_files import write_text
 
@@ -68,7 +68,7 @@ def find(args: argparse.Namespace) -> str:
     """Write the table; return the closing line."""
     output = args.output or args.features.with_name("nearest_canonical.csv")
     configurations = read_configurations(args.config)
-    places = read_finalists(args.features)
+    places = read_feature_places(args.features)
     plan = plan_search(places, configurations)
     neighbours: list[Neighbour] = []
     if plan.pageless:

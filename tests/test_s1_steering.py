@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
+from autoencoders.feature_places import FeaturePlace
 from extract_sae_features import main as extract
 from finite_steering import steering_units
 from finite_steering.continuations import DECODINGS, Pen, perplexities
 from finite_steering.directions import Direction, finalist_direction, null_directions
 from finite_steering.dose_response import place_among_nulls
-from finite_steering.finalists import FeaturePlace, SaeActivity, activity
+from finite_steering.finalists import SaeActivity, activity
 from finite_steering.measured_sentences import choose_sentences
 from finite_steering.measured_text import neutral_files, neutral_sentences
 from language_model.model_source import ModelSource, load_model

@@ -6,8 +6,10 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
+from command_line.run_record import RunRecord
 from sentences.labelled_tables import csv_text
 from sentences.near_duplicates import normalise
+from twins_s0.atomic_files import write_text
 
 COLUMNS = ("sentence", "concept_strength_label", "group", "adjective", "source", "row")
 SHOWN, OPPOSITE, UNRELATED = 3, 1, 0
@@ -62,11 +64,9 @@ def balanced(
     return [rows[i] for i in sorted(kept)]
 
 
-def rows_text(rows: Sequence[JudgedRow]) -> str:
-    return csv_text(COLUMNS, map(astuple, rows))
-
-
-def report(path: Path, rows: Sequence[JudgedRow]) -> str:
-    """The closing line of a command that wrote a test set."""
+def write_test_set(path: Path, rows: Sequence[JudgedRow], record: RunRecord) -> None:
+    """Write a test set and its record, and say so."""
+    write_text(path, csv_text(COLUMNS, map(astuple, rows)))
+    record.write(path)
     counts = [sum(row.label == label for row in rows) for label in (UNRELATED, OPPOSITE, SHOWN)]
-    return f"wrote {path}: {len(rows)} sentences, {'/'.join(map(str, counts))} of labels 0/1/3"
+    print(f"wrote {path}: {len(rows)} sentences, {'/'.join(map(str, counts))} of labels 0/1/3")

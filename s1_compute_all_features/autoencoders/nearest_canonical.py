@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from autoencoders.configurations import Configurations, SaeEntry
+from autoencoders.feature_places import FeaturePlace, by_sae
 from autoencoders.sae_source import SaeSource
-from finite_steering.finalists import FeaturePlace, by_sae
 from twins_s1.progress import progress
 
 NEURONPEDIA = "https://www.neuronpedia.org"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from finite_steering.finalists import FeaturePlace, SaeActivity
+from autoencoders.feature_places import FeaturePlace
+from finite_steering.finalists import SaeActivity
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoencoders.feature_places import FeaturePlace, read_feature_places
 from continuation_judge.judge_endpoint import Judge, read_judge
 from extraction.run_options import Sources, read_sources
 from finite_steering.continuations import OPENINGS, Writing
-from finite_steering.finalists import FeaturePlace, read_finalists, require_in_folder
+from finite_steering.finalists import require_in_folder
 from finite_steering.measured_sentences import choose_sentences, confirmation_rows
 from finite_steering.measured_text import MeasuredText, folder_tokens, neutral_files, neutral_sentences
 from finite_steering.steering_files import FORMAT_VERSION
@@ -88,7 +89,7 @@ def make_steering_plan(args: argparse.Namespace) -> SteeringPlan:
         ValueError, FileNotFoundError: a file is missing or wrong, or does not belong to the others.
     """
     folder = open_feature_folder(args.input)
-    finalists = read_finalists(args.features, args.top_n)
+    finalists = read_feature_places(args.features, args.top_n)
     require_in_folder(finalists, folder.folder, folder.run)
     sources = read_sources(args)
     sources.compute.prepare()

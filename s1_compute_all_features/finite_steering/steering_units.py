@@ -7,11 +7,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from autoencoders.configurations import SaeEntry
+from autoencoders.feature_places import FeaturePlace, by_sae
 from autoencoders.sae_source import SaeSource
 from finite_steering.continuations import DECODINGS, Place, write_continuations
 from finite_steering.directions import Direction, finalist_direction, null_directions
 from finite_steering.dose_response import Probe, dose_rows, respond, slope_row
-from finite_steering.finalists import FeaturePlace, activity, by_sae
+from finite_steering.finalists import activity
 from finite_steering.measured_text import MeasuredText
 from finite_steering.recorded_text import RecordedText
 from finite_steering.side_effects import NeutralText, ablation_rows, neutral_rows

@@ -1,8 +1,8 @@
 """explanations.json beside a ranking, and whether it belongs to it."""
 
-import json
 from pathlib import Path
 
+from ranking_results.side_files import read_side_file
 from twins_s2.atomic_files import write_json
 from twins_s2.feature_folder import read_run, required_file
 from twins_s2.provenance import sha256_of
@@ -11,6 +11,7 @@ from .shown_sentences import FeaturePlace
 
 EXPLANATIONS = "explanations.json"
 FORMAT_VERSION = 1
+KEYS = ("inputs", "model", "explanations")
 EXPLAIN = "run explain_features.py again"
 ANALYZE = "run analyze_features.py again"
 
@@ -34,16 +35,10 @@ def read_explanations(results: Path) -> dict | None:
 
     None where there is no file; ValueError for one that is none of ours.
     """
-    path = results / EXPLANATIONS
-    if not path.is_file():
+    complaint = f"is not of format {FORMAT_VERSION}; delete it, or {EXPLAIN}"
+    content = read_side_file(results / EXPLANATIONS, FORMAT_VERSION, KEYS, complaint)
+    if content is None:
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    is_ours = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION
-    if not is_ours or not {"inputs", "model", "explanations"} <= set(content):
-        raise ValueError(f"{path} is not of format {FORMAT_VERSION}; delete it, or {EXPLAIN}")
     stale = content["inputs"] != explained_inputs(results)
     return {
         "model": content["model"],

@@ -1,12 +1,12 @@
 """neuronpedia.json beside a ranking: what was fetched about its features, and what could not be."""
 
 import datetime
-import json
 import os
 import sys
 from pathlib import Path
 
 from pydantic import ValidationError
+from ranking_results.side_files import read_side_file
 from twins_s2.atomic_files import write_json
 from twins_s2.feature_folder import read_run, read_table, required_file
 from twins_s2.folder_lock import only_writer
@@ -25,17 +25,8 @@ ANALYZE = "run analyze_features.py without --display-only"
 
 def read_cache(results: Path) -> dict | None:
     """The content of neuronpedia.json, None where there is none; ValueError where it is none of ours."""
-    path = results / CACHE
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    is_ours = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION
-    if not is_ours or not set(content) >= KEYS:
-        raise ValueError(f"{path} is no cache of format {FORMAT_VERSION}; delete it, and fetch it again")
-    return content
+    complaint = f"is no cache of format {FORMAT_VERSION}; delete it, and fetch it again"
+    return read_side_file(results / CACHE, FORMAT_VERSION, KEYS, complaint)
 
 
 def server_at(address: str) -> NeuronpediaServer:

@@ -14,11 +14,11 @@ from neuronpedia_pages.page_address import FeaturePage, dashboard_url, quick_lis
 from neuronpedia_pages.page_cache import existing_pages, list_name, own_list_url, read_cache
 from twins_s2.atomic_files import write_text
 from twins_s2.feature_folder import read_run, read_table, required_file
+from twins_s2.ranking_folder import IDENTIFYING
 
 from .report_templates import report_templates
 
 ANALYZE = "run analyze_features.py without --display-only"
-IDENTIFYING = ["layer", "average_l0", "feature_id"]
 NEAREST = "nearest_canonical.csv"
 NEAREST_COLUMNS = [*IDENTIFYING, "nearest_average_l0", "nearest_feature_id", "cosine", "neuronpedia_url"]
 PLACE = re.compile(r"<!--notes (\w+)-->.*?<!--/notes-->", re.DOTALL)  # escaped text cannot hold one
@@ -64,7 +64,7 @@ def rendered_notes(results: Path) -> dict[str, str]:
     ranked = read_table(required_file(results, "ranked_features.csv", ANALYZE), ANALYZE)
     urls = ranked["neuronpedia_url"].astype(object).where(ranked["neuronpedia_url"].notna(), None)
     words, environment = Words.beside(results), report_templates()
-    places = ranked[IDENTIFYING].itertuples(index=False, name=None)
+    places = ranked[list(IDENTIFYING)].itertuples(index=False, name=None)
     said = {str(rank): words.of_feature(*feature) for rank, *feature in zip(ranked["rank"], places, urls)}
     template = environment.get_template("report_feature_note.html")
     notes = {

@@ -21,11 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "s1_compute_all_features"))
 
 from autoencoders.configurations import read_configurations  # noqa: E402
+from autoencoders.feature_places import FeaturePlace  # noqa: E402
 from autoencoders.sae_source import SaeSource  # noqa: E402
 from extraction.run_options import CONFIGURATIONS, DEMO  # noqa: E402
 from finite_steering.directions import finalist_direction  # noqa: E402
 from finite_steering.dose_response import GAP_LABELS  # noqa: E402
-from finite_steering.finalists import FeaturePlace, activity  # noqa: E402
+from finite_steering.finalists import activity  # noqa: E402
 from finite_steering.measured_sentences import MeasuredSentences, choose_sentences  # noqa: E402
 from finite_steering.measured_text import MeasuredText, folder_tokens  # noqa: E402
 from finite_steering.recorded_text import RecordedText  # noqa: E402

@@ -1,8 +1,10 @@
 """One trait's study: the same probes on every layer, in the same folds as what the text alone tells."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from emergence_curves.emergence_landmarks import Curve, Landmarks, landmarks
@@ -23,6 +25,7 @@ from twins_s5.progress import progress
 
 FLOORS = ("majority", "length", "tfidf")
 PENALTY_FOLDS = 3  # in which the TF-IDF floor chooses its penalty
+Found = TypeVar("Found")
 STACK = "run s4_classifier_data_prep/generate_datasets.py --strategy hidden-to-concept --layers all"
 
 
@@ -133,25 +136,29 @@ def curves_apart(
     return measured_apart(dataset.kinds, of_rows)
 
 
+def layer_by_layer(read: Callable[[int], Found], n_layers: int, description: str, jobs: int) -> list[Found]:
+    """What `read` makes of each layer's position, in order, `jobs` at a time."""
+    found = []
+    with (
+        ThreadPoolExecutor(jobs) as pool,  # the work is in BLAS, which leaves Python's lock
+        progress(total=n_layers, unit="layer", description=description) as bar,
+    ):
+        for of_layer in pool.map(read, range(n_layers)):
+            found.append(of_layer)
+            bar.update()
+    return found
+
+
 def read_layers(
     dataset: Dataset, codes: np.ndarray, shuffled: np.ndarray, repeats: list[Folds], design: StudyDesign
 ) -> list[dict[str, tuple[Readout, Readout]]]:
-    """`read_layer` for every layer, `design.jobs` at a time."""
-    positions = range(len(dataset.layers))
+    """`read_layer` for every layer."""
 
     def read(position: int) -> dict[str, tuple[Readout, Readout]]:
         X = dataset.layer_inputs(position)
         return read_layer(X, codes, shuffled, repeats, design.probes, design.strengths)
 
-    by_layer = []
-    with (
-        ThreadPoolExecutor(design.jobs) as pool,  # the work is in BLAS, which leaves Python's lock
-        progress(total=len(positions), unit="layer", description=dataset.trait) as bar,
-    ):
-        for layer in pool.map(read, positions):
-            by_layer.append(layer)
-            bar.update()
-    return by_layer
+    return layer_by_layer(read, len(dataset.layers), dataset.trait, design.jobs)
 
 
 def read_layer(
@@ -182,20 +189,32 @@ def read_layer(
 
 def read_floors(dataset: Dataset, codes: np.ndarray, repeats: list[Folds], seed: int) -> dict[str, Readout]:
     """Out-of-fold readouts of the commonest class, of sentence length, and of words."""
-    n, task, sentences = len(codes), "classification", dataset.sentences
+    n = len(codes)
     common = np.full((n, len(repeats)), np.bincount(codes).argmax())
-    length, tfidf = Readout.unfilled(n, len(repeats)), Readout.unfilled(n, len(repeats))
+    readouts = {name: Readout.unfilled(n, len(repeats)) for name in ("length", "tfidf")}
     n_fits = sum(map(len, repeats))
     with progress(total=n_fits, unit="fold", description=f"{dataset.trait}, text alone") as bar:
         for repeat, folds in enumerate(repeats):
             for train, test in folds:
-                inner = grouped_folds(codes[train], dataset.groups[train], PENALTY_FOLDS, seed)
-                for readout, predicted in (
-                    (length, length_prediction(task, sentences, codes, train, test)),
-                    (tfidf, tfidf_prediction(task, sentences, codes, train, test, inner)),
-                ):
-                    found = Readout.of_prediction(predicted)
-                    readout.codes[test, repeat] = found.codes[:, 0]
-                    readout.scores[test, repeat] = found.scores[:, 0]
+                for name, found in read_text(
+                    dataset.sentences, codes, dataset.groups[train], train, test, seed
+                ).items():
+                    readouts[name].codes[test, repeat] = found.codes[:, 0]
+                    readouts[name].scores[test, repeat] = found.scores[:, 0]
                 bar.update()
-    return {"majority": Readout(common, np.zeros(common.shape)), "length": length, "tfidf": tfidf}
+    return {"majority": Readout(common, np.zeros(common.shape)), **readouts}
+
+
+def read_text(
+    sentences: np.ndarray,
+    codes: np.ndarray,
+    train_groups: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    seed: int,
+) -> dict[str, Readout]:
+    """What the length and the words of the `train` sentences tell of the `test` ones, [n_test, 1] each."""
+    folds = grouped_folds(codes[train], train_groups, PENALTY_FOLDS, seed)
+    data = ("classification", sentences, codes, train, test)
+    predicted = {"length": length_prediction(*data), "tfidf": tfidf_prediction(*data, folds)}
+    return {name: Readout.of_prediction(prediction) for name, prediction in predicted.items()}

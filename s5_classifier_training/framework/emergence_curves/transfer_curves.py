@@ -1,11 +1,10 @@
 """The probes of a study, fitted on all its sentences, layer by layer on sentences from elsewhere."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from emergence_curves.emergence_study import PENALTY_FOLDS, StudyDesign
+from emergence_curves.emergence_study import StudyDesign, layer_by_layer, read_text
 from emergence_curves.layer_probes import probe_split
 from emergence_curves.readout_curves import (
     METRICS,
@@ -16,9 +15,6 @@ from emergence_curves.readout_curves import (
 )
 from experiments.experiment_dataset import LABEL, Dataset, load_sentences, rows_in_known_groups
 from experiments.input_identity import require_same_inputs
-from measures.grouped_rows import grouped_folds
-from models.text_baselines import length_prediction, tfidf_prediction
-from twins_s5.progress import progress
 
 ENDS_ALONE = ("auroc",)  # what labels 0 and 3 alone allow
 
@@ -103,25 +99,14 @@ def read_other_layers(
         X = np.vstack([own.layer_inputs(position), theirs.layer_inputs(position)])
         return probe_split(X, codes[:, None], train, test, design.probes, design.strengths)
 
-    by_layer = []
-    with (
-        ThreadPoolExecutor(design.jobs) as pool,
-        progress(total=len(own.layers), unit="layer", description=f"{own.trait} on others") as bar,
-    ):
-        for found in pool.map(read, range(len(own.layers))):
-            by_layer.append({probe: Readout(*readout) for probe, readout in found.items()})
-            bar.update()
-    return {probe: [layer[probe] for layer in by_layer] for probe in design.probes}
+    by_layer = layer_by_layer(read, len(own.layers), f"{own.trait} on others", design.jobs)
+    return {probe: [Readout(*layer[probe]) for layer in by_layer] for probe in design.probes}
 
 
 def read_other_floors(own: Dataset, theirs: Dataset, codes: np.ndarray, seed: int) -> dict[str, Readout]:
     """The commonest class, sentence length, and words, learned on the own sentences."""
     sentences = np.concatenate([own.sentences, theirs.sentences])
     train, test = np.split(np.arange(len(sentences)), [len(codes)])
-    folds = grouped_folds(codes, own.groups, PENALTY_FOLDS, seed)
-    data = ("classification", sentences, codes, train, test)
     common = np.full((len(test), 1), np.bincount(codes).argmax())
-    floors = {"majority": Readout(common, np.zeros(common.shape))}
-    for name, predicted in (("length", length_prediction(*data)), ("tfidf", tfidf_prediction(*data, folds))):
-        floors[name] = Readout.of_prediction(predicted)
-    return floors
+    majority = Readout(common, np.zeros(common.shape))
+    return {"majority": majority, **read_text(sentences, codes, own.groups, train, test, seed)}

@@ -1,10 +1,10 @@
 """Whether two datasets have the same inputs: columns that mean the same, of the same model."""
 
 from experiments.experiment_dataset import GENERATE, Dataset
+from twins_s5.ranking_folder import IDENTIFYING
 
 FINGERPRINT = "model_fingerprint"  # of the weights; this and the next are compared where both are known
 WEIGHTS = "encoder_sha256"  # of a feature's SAE
-FEATURE = ("layer", "average_l0", "feature_id")
 NAMES = {"inputs": "inputs from", "model": "model", "model_revision": "model revision"}
 NAMES |= {FINGERPRINT: FINGERPRINT, "layers": "layers", "pool": "pooling"}
 
@@ -45,7 +45,7 @@ def _require_same_features(new: Dataset, expected: list[dict], whose: str) -> No
     """The same features in the same places, of SAEs with the same weights where both datasets know them."""
     found = new.metadata.get("features") or []
     for place, (ours, theirs) in enumerate(zip(found, expected), start=1):
-        if any(ours[key] != theirs[key] for key in FEATURE):
+        if any(ours[key] != theirs[key] for key in IDENTIFYING):
             raise _mismatch(new, f"{_feature(ours)} as input {place}", f"{whose} {_feature(theirs)}")
         hashes = [feature.get(WEIGHTS) for feature in (ours, theirs)]
         if None not in hashes and hashes[0] != hashes[1]:

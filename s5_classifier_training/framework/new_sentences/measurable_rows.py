@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from experiments.experiment_dataset import LABEL, Dataset
 from new_sentences.frozen_probe import FrozenProbe
+from twins_s5.ranking_folder import IDENTIFYING
 
 LABEL_ENDS = (0, 3)  # the concept absent, and strong
-FEATURE = ("layer", "average_l0", "feature_id")  # of a target that is an activation
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _ends_alone(new: Dataset, fresh: np.ndarray, ends: tuple[int, int], score: s
 
 def _same_target(ours: dict, theirs: dict) -> bool:
     """Whether both predict one feature's activation: pooled alike, of one SAE where both know its weights."""
-    features = [[metadata["target"][key] for key in FEATURE] for metadata in (ours, theirs)]
+    features = [[metadata["target"][key] for key in IDENTIFYING] for metadata in (ours, theirs)]
     hashes = [metadata.get("target_encoder_sha256") for metadata in (ours, theirs)]
     same_weights = None in hashes or hashes[0] == hashes[1]
     return features[0] == features[1] and ours["target_pool"] == theirs["target_pool"] and same_weights

@@ -1,14 +1,13 @@
 """What others say in words of stage 2's features: Neuronpedia's explanations, and those that it asked for."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from experiments.experiment_folder import read_record
 from twins_s5.provenance import sha256_of
 from twins_s5.ranking_folder import IDENTIFYING
 
-FORMAT_VERSION = 1  # of both files
 FETCHED, ASKED = "neuronpedia.json", "explanations.json"
 
 
@@ -54,15 +53,7 @@ def read_quoted_words(results: Path, run: dict) -> QuotedWords:
 
 
 def _content(path: Path) -> dict | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path} is not of format {FORMAT_VERSION}; delete it or make it again")
-    return content
+    return read_record(path, "delete it or make it again") if path.is_file() else None
 
 
 def _quotes(page: dict) -> list[Quote]:
