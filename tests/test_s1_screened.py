@@ -9,7 +9,13 @@ import pytest
 import scipy.sparse
 import torch
 from autoencoders.jump_relu import JumpReluEncoder
-from autoencoders.screened_jump_relu import Conditioning, ScreenedJumpRelu, rounded_up
+from autoencoders.screened_jump_relu import (
+    Conditioning,
+    ScreenedJumpRelu,
+    feature_side,
+    rounded_up,
+    token_side,
+)
 from extract_sae_features import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,6 +121,35 @@ def test_a_feature_whose_bounds_overflow_is_never_excluded(largest):
     else:
         got = firing(screened.rows(x, []), (2, 2))
         assert np.isnan(got[:, 1]).all() if largest < 0 else (got[:, 1] == np.float32(largest)).all()
+
+
+@pytest.mark.parametrize("d_in", [1, 5, 300])
+@pytest.mark.parametrize("rounded_side", ["x", "w", "both"])
+def test_the_bound_suffices_where_rounding_takes_the_most_it_can(d_in, rounded_side):
+    """Parallel vectors, in which Cauchy's and Schwarz's inequality is an equality, all rounded downwards."""
+    coarse = 1 + torch.arange(128) / 128  # exact in bfloat16, one for each feature
+    lost = coarse + (127 / 128) * 2.0**-8  # rounds down to it
+    x = (lost if rounded_side != "w" else coarse)[:8, None].expand(8, d_in)
+    w = (lost if rounded_side != "x" else coarse).expand(d_in, 128)
+    z = x @ w  # [token, feature]
+    screen = Conditioning(torch.zeros(d_in), torch.ones(d_in))
+    for token in range(len(x)):
+        just_below = torch.nextafter(z[token], torch.zeros(128))
+        encoder = JumpReluEncoder(w.contiguous(), torch.zeros(128), just_below)
+        alone = x[token : token + 1].contiguous()
+        fires = encoder.activations(alone, [])[1]
+        assert not (fires.T & ~ScreenedJumpRelu.of(encoder, screen).may_fire(alone, [])).any()
+
+
+def test_without_a_bound_the_sum_is_at_least_one_and_never_minus_zero():
+    plain = Conditioning(torch.zeros(3), torch.ones(3))
+    x = torch.tensor([[1.0, 2, 3], [-1e30, -1, -1], [torch.nan, 0, 0]])
+    weights = -torch.tensor([[1.0, 2, 3], [1e30, 0, 0], [torch.inf, 1, 1]])
+    tokens, features = token_side(x, plain), feature_side(weights, torch.zeros(3), torch.ones(3), plain)
+    sums = features.double() @ tokens.double().T  # [feature, token]
+    assert sums[0, 0] < 0  # both have a bound
+    sums[0, 0] = 1
+    assert (sums >= 1).all()
 
 
 def test_what_is_no_number_is_refused_wherever_it_stands():

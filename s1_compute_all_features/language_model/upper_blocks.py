@@ -33,9 +33,10 @@ class RecordedBatch:
 
     def sentence_means(self, token_values: torch.Tensor) -> np.ndarray:
         """Mean over each sentence's predicted tokens, float64 [batch], of values [m]."""
-        totals = torch.zeros(self.predicts.shape, dtype=torch.float64, device=token_values.device)
-        totals[self.predicts] = token_values.double()
-        return (totals.sum(dim=1) / self.predicts.sum(dim=1)).cpu().numpy()
+        predicts = self.predicts.cpu()
+        totals = torch.zeros(predicts.shape, dtype=torch.float64)
+        totals[predicts] = token_values.cpu().double()
+        return (totals.sum(dim=1) / predicts.sum(dim=1)).numpy()
 
 
 def predicting(padded: PaddedBatch) -> torch.Tensor:
@@ -106,7 +107,8 @@ class UpperBlocks:
         decoder, _ = decoder_and_blocks(self.head.model)
         output = batch.outputs[self.layer]
         resid_post = states_of(output)  # [batch, position, d_model]
-        at_tokens = (batch.padded.is_token[..., None] * change).to(resid_post)
+        change = torch.as_tensor(change, dtype=resid_post.dtype, device=resid_post.device)
+        at_tokens = batch.padded.is_token[..., None] * change
         with self._resumed_from(with_states(output, resid_post + at_tokens)):
             return decode(decoder, batch.padded)
 

@@ -25,20 +25,21 @@ def draw_words(probability: torch.Tensor, count: int, targets: torch.Tensor) -> 
     is 1. Systematic sampling (Madow 1949) from a fixed start: the same words each time. `targets` [m], word
     ids, are added where they were not drawn.
     """
-    chances = inclusion_chances(probability.double(), count)
+    device = probability.device
+    chances = inclusion_chances(probability.cpu().double(), count)
     order = chances.argsort(descending=True, stable=True)
     passed = (chances[order].cumsum(0) + 0.5).floor()
     drawn = order[passed.diff(prepend=passed.new_zeros(1)) > 0]
     weights = torch.zeros_like(chances)
     weights[drawn] = 1 / chances[drawn]
-    ids = torch.cat([drawn, targets]).unique()
-    return WordSample(ids, weights[ids].float())
+    ids = torch.cat([drawn, targets.cpu()]).unique()
+    return WordSample(ids.to(device), weights[ids].float().to(device))
 
 
 def inclusion_chances(probability: torch.Tensor, count: int) -> torch.Tensor:
     """Chances [vocabulary] that sum to `count`, in proportion to `probability` as far as none exceeds 1."""
     falling, order = probability.sort(descending=True, stable=True)
-    left = count - torch.arange(len(falling), device=falling.device)  # to draw after the certain ones
+    left = count - torch.arange(len(falling))  # to draw after the certain ones
     rest = falling.flip(0).cumsum(0).flip(0)  # probability of a word and all that are less likely
     n_certain = int((falling * left <= rest).int().argmax())
     chances = torch.ones_like(falling)
