@@ -9,7 +9,7 @@ usage: ./run_pipeline.sh [--causal] [--human] [--open] [--gemma-scope-2 | --mode
 
 Runs stages 1 to 5 on s0_dataset_generation/expanded_data/TRAIT.csv (default: dishonesty).
 
-  --gemma-scope-2      the embedded model with Google's 40 SAEs of it from the hub (3.4 GB, fetched once)
+  --gemma-scope-2      the embedded model with Google's 40 SAEs of it from the hub (1.7 GB, fetched once)
   --model MODEL        hub id or folder of another model, e.g. google/gemma-2-2b
                        (default: the embedded Gemma 3 270M with its own small SAEs)
   --config FILE        configurations JSON of the model's SAEs (default for google/gemma-2-2b: all 135)

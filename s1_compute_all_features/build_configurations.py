@@ -116,7 +116,7 @@ def build(
         }
     content = {"release": release, "repo_id": repo_id, "model": model or hub_model_id(chosen["model"])}
     if format_of(chosen) != "gemma_2":
-        content["format"] = "sae-lens"
+        content["format"] = "params.safetensors" if format_of(chosen) == "gemma_3" else "sae-lens"
     return content | {"saes": [saes[place] for place in sorted(saes)]}, left_out
 
 

@@ -582,14 +582,17 @@ def test_decoders_are_counted_where_gradients_are_planned(examine, hub, hub_opti
     def fetched(detail: str) -> int:
         return int(re.search(r"decoders to fetch (\d+) MB", detail)[1])
 
-    code, table = examine(**hub_options)
-    assert "decoders: " not in table["SAE access"][1]
-    assert "decoders to fetch" not in table["disk space"][1]
-    sae_repository.cache_clear()
     code, table = examine("--gradients", **hub_options)
     assert code == 0, table
     assert table["SAE access"][1].endswith("decoders: 0 of 2 cached")
     assert fetched(table["disk space"][1]) == 1
+    sae_repository.cache_clear()
+    code, table = examine("--gradients", **hub_options)
+    assert table["SAE access"][1].endswith("decoders: 1 of 2 cached"), "explained variance needs one"
+    sae_repository.cache_clear()
+    code, table = examine(**hub_options)
+    assert "decoders: " not in table["SAE access"][1]
+    assert "decoders to fetch" not in table["disk space"][1]
 
 
 def bad_input(capsys, argv, *expected):

@@ -648,8 +648,8 @@ def test_the_command_encodes_what_sae_lens_saved(tiny_gemma2, tmp_path):
 
 def test_sae_release_takes_a_name_of_the_registry(tmp_path):
     where = tmp_path / "c.json"
-    scope = Configurations(where, "gemma-scope-2b-pt-res", "m", "google/gemma-scope-2b-pt-res", False, ())
-    other = Configurations(where, "llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", True, ())
+    scope = Configurations(where, "gemma-scope-2b-pt-res", "m", "google/gemma-scope-2b-pt-res", "params.npz", ())
+    other = Configurations(where, "llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", "sae-lens", ())
 
     def place(release, configurations):
         return SaeSource.of(configurations, release).place
@@ -660,4 +660,4 @@ def test_sae_release_takes_a_name_of_the_registry(tmp_path):
     assert place(str(tmp_path), scope) == str(tmp_path)
     assert place(None, other) == "llama_scope_lxr_8x"
     with pytest.raises(ValueError, match="names no repo_id"):
-        place(None, Configurations(where, "x", "m", None, False, ()))
+        place(None, Configurations(where, "x", "m", None, "params.npz", ()))

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "s1_compute_all_features/gemma_scope_2_270m_16k_configurations.json"
 CONTENT = json.loads(SHIPPED.read_text(encoding="utf-8"))
 REPOSITORY = CONTENT["repo_id"]
-D_MODEL, D_SAE = 32, 64
+D_MODEL, D_SAE = 32, 2048
 
 
 def test_the_shipped_file_is_what_the_registry_gives(tmp_path):
@@ -101,6 +101,8 @@ def test_all_forty_are_fetched_and_encode_what_their_files_say(hub, options, tmp
         (sae["layer"], sae["average_l0"]) for sae in CONTENT["saes"]
     ]
     assert not any(request.authorized for request in hub.requests), "no account"
+    files = hub.repositories[REPOSITORY].folder.rglob("params.safetensors")
+    assert hub.bytes_sent(".safetensors") < 0.6 * sum(file.stat().st_size for file in files), "encoders only"
     for sae in run["saes"][::13]:
         params = load_file(hub.repositories[REPOSITORY].folder / sae["sae_id"] / "params.safetensors")
         x = np.load(output / f"residual_stream/layer_{sae['layer']}.npy")

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from autoencoders.params_file import ENCODER, params_digest, read_arrays
 from extract_sae_features import main
-from hub import encoder_cache
+from hub import encoder_cache, partial_files
 from hub.encoder_cache import sae_repository
 from hub.failures import named_failures
 from hub.model_files import require_hub_file
@@ -19,6 +20,8 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from language_model.model_source import ModelSource
 from loopback_hub import READER, STRANGER, Fault, LoopbackHub, Repository, talking_to_loopback
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch_file
 from tiny_models import write_tiny_saes
 from transformers import AutoConfig
 
@@ -73,6 +76,76 @@ def test_only_the_encoder_is_fetched_and_the_token_stays_on_the_hub(hub, monkeyp
     assert hub.bytes_sent(".npz") < 0.6 * source(hub).stat().st_size
     assert {request.authorized for request in hub.requests if request.host == "hub"} == {True}
     assert {request.authorized for request in hub.requests if request.host == "storage"} == {False}
+
+
+@pytest.fixture
+def safetensors(hub) -> str:
+    """One of the SAEs in Gemma Scope 2's layout, in which the decoder lies before the encoder; its name."""
+    arrays = dict(np.load(source(hub)))
+    order = ("W_dec", "b_enc", "b_dec", "W_enc", "threshold")
+    save_file({name.lower(): arrays[name] for name in order}, source(hub).with_suffix(".safetensors"))
+    return PARAMS.replace(".npz", ".safetensors")
+
+
+def repository(offline=False):
+    sae_repository.cache_clear()
+    return sae_repository("tiny/scope", None, offline)
+
+
+def test_of_a_safetensors_file_too_only_a_half_is_fetched(hub, safetensors):
+    whole = load_file(source(hub, safetensors))
+    size = source(hub, safetensors).stat().st_size
+    encoder = repository().encoder_file(safetensors)
+    assert hub.bytes_sent(".safetensors") < 0.6 * size
+    decoder = repository().decoder_file(safetensors)
+    assert hub.bytes_sent(".safetensors") < 1.1 * size
+    found = load_file(encoder), load_file(decoder)
+    assert [set(arrays) for arrays in found] == [{"w_enc", "b_enc", "threshold"}, {"w_dec"}]
+    for arrays in found:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, whole[name])
+    hub.requests.clear()
+    offline = repository(offline=True)
+    assert (offline.encoder_file(safetensors), offline.decoder_file(safetensors)) == (encoder, decoder)
+    assert not hub.requests
+
+
+def test_a_connection_that_is_cut_within_a_tensor_is_resumed(hub, safetensors, waits):
+    hub.faults.append(Fault(safetensors, host="storage", cut_after=30_000, times=3))
+    encoder = load_file(repository().encoder_file(safetensors))
+    np.testing.assert_array_equal(encoder["w_enc"], load_file(source(hub, safetensors))["w_enc"])
+
+
+def test_a_long_header_is_read_to_its_end(hub, safetensors):
+    arrays = load_file(source(hub, safetensors))
+    save_file(arrays, source(hub, safetensors), metadata={"trained": "on much text " * 2000})
+    assert set(load_file(repository().encoder_file(safetensors))) == {"w_enc", "b_enc", "threshold"}
+
+
+@pytest.mark.parametrize("damage", ["a tensor is missing", "no header"])
+def test_a_file_of_another_kind_is_fetched_whole_and_refused_by_its_reader(hub, safetensors, damage):
+    file = source(hub, safetensors)
+    if damage == "no header":
+        file.write_bytes(b"\xff" * 100_000)
+    else:
+        arrays = load_file(file)
+        del arrays["threshold"]
+        save_file(arrays, file)
+    with pytest.raises(ValueError, match="threshold is not a tensor" if "missing" in damage else "damaged"):
+        read_arrays(repository().encoder_file(safetensors), ENCODER)
+    assert {left.suffix for left in (repository().folder / "encoders").iterdir()} == {".lock"}
+
+
+def test_bfloat16_tensors_become_float32_without_loss(tmp_path):
+    file = tmp_path / "params.safetensors"
+    arrays = {"w_enc": torch.randn(3, 4), "b_enc": torch.randn(4), "threshold": torch.rand(4)}
+    save_torch_file({name: array.bfloat16() for name, array in arrays.items()}, file)
+    for name, array in zip(ENCODER, read_arrays(file, ENCODER)):
+        assert array.dtype == torch.float32
+        assert torch.equal(array, arrays[name.lower()].bfloat16().float())
+    before = params_digest(file)
+    save_torch_file(arrays | {"b_enc": arrays["b_enc"] + 1}, file)
+    assert params_digest(file) != before
 
 
 def test_a_warm_cache_asks_once_for_the_commit_and_offline_for_nothing(hub):
@@ -282,7 +355,7 @@ def test_a_full_disk_names_the_file_and_is_no_fault_of_the_hub(hub, monkeypatch,
     def full(**_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encoder_cache.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(partial_files.tempfile, "TemporaryFile", full)
     with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/ours/.*\.npz'"):
         encoder_file()
 

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoencoders.params_file import NAMES
+
+SAE_LENS = "sae-lens"
+
 
 @dataclass(frozen=True)
 class SaeEntry:
@@ -12,7 +16,7 @@ class SaeEntry:
 
     layer: int
     average_l0: int
-    path: str  # folder of params.npz, or of sae-lens' files, below the release
+    path: str  # folder of the SAE's file, or of sae-lens' files, below the release
     d_sae: int | None  # None: what the file has
     neuronpedia_id: str | None
 
@@ -25,8 +29,12 @@ class Configurations:
     release: str
     model: str
     repo_id: str | None
-    uses_sae_lens: bool  # read and encoded by sae-lens, not from params.npz
+    format: str  # name of an SAE's file, or `sae-lens`: read and encoded by it
     saes: tuple[SaeEntry, ...]
+
+    @property
+    def uses_sae_lens(self) -> bool:
+        return self.format == SAE_LENS
 
     def on_layers(self, layers: Sequence[int] | None) -> list[SaeEntry]:
         """Return the SAEs on these layers, or on all, layer by layer."""
@@ -59,7 +67,7 @@ def read_configurations(path: Path) -> Configurations:
             release=str(content["release"]),
             model=str(content["model"]),
             repo_id=content.get("repo_id"),
-            uses_sae_lens=content.get("format", "params.npz") == "sae-lens",
+            format=read_format(content),
             saes=tuple(map(read_entry, content["saes"])),
         )
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -69,6 +77,13 @@ def read_configurations(path: Path) -> Configurations:
         layer, l0 = next(place for place in places if places.count(place) > 1)
         raise ValueError(f"{path}: layer {layer} has two SAEs of L0 {l0}, so their files would have one name")
     return configurations
+
+
+def read_format(content: dict) -> str:
+    name = content.get("format", NAMES[0])
+    if name not in (*NAMES, SAE_LENS):
+        raise ValueError(f"format {name!r}; there are {', '.join((*NAMES, SAE_LENS))}")
+    return name
 
 
 def read_entry(content: dict) -> SaeEntry:

@@ -1,7 +1,6 @@
-"""JumpReLU SAEs in Gemma Scope's layout: a `params.npz`, of which only the encoder is read."""
+"""JumpReLU SAEs in Gemma Scope's layouts, of which encoder and decoder are read apart."""
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 from autoencoders.configurations import SaeEntry
 from autoencoders.csr_rows import CsrRows, dense_rows
-
-ARRAYS = ("W_enc", "b_enc", "threshold")
+from autoencoders.params_file import DECODER, ENCODER, read_arrays
 
 
 @dataclass(frozen=True)
@@ -54,30 +52,13 @@ class JumpReluEncoder:
         return z, fires
 
 
-def params_digest(file: Path) -> str:
-    """Return a digest of the encoder's arrays in a `params.npz` without reading them.
-
-    The directory of the file has the checksum of each.
-
-    Raises:
-        ValueError: the file is damaged or lacks an array.
-    """
-    try:
-        with zipfile.ZipFile(file) as params:
-            members = [params.getinfo(f"{name}.npy") for name in ARRAYS]
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{file}: damaged, or not Gemma Scope's layout ({error}); fetch it again") from error
-    text = "".join(f"{info.filename} {info.file_size} {info.CRC:08x}\n" for info in members)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
-    """Read `W_enc`, `b_enc` and `threshold` of a `params.npz`; the decoder, half of the file, stays unread.
+    """Read `W_enc`, `b_enc` and `threshold` of an SAE's file; the decoder, half of it, stays unread.
 
     Raises:
         ValueError: the file is damaged, lacks an array, or does not fit the model; the message says which.
     """
-    encoder = JumpReluEncoder(*read_arrays(file, ARRAYS))
+    encoder = JumpReluEncoder(*read_arrays(file, ENCODER))
     d_sae = entry.d_sae or encoder.w_enc.shape[-1]
     require_shape(file, "W_enc", encoder.w_enc, (d_model, d_sae))
     for name, array in (("b_enc", encoder.b_enc), ("threshold", encoder.threshold)):
@@ -87,28 +68,16 @@ def read_encoder(file: Path, entry: SaeEntry, d_model: int) -> JumpReluEncoder:
 
 
 def read_decoder(file: Path, entry: SaeEntry, d_model: int | None) -> torch.Tensor:
-    """Read `W_dec` [d_sae, d_model] of a `params.npz` in float32, the directions in which its features write.
+    """Read `W_dec` [d_sae, d_model] of an SAE's file in float32, the directions in which its features write.
 
     d_model: `None` where no model is at hand, and the file decides.
 
     Raises:
         ValueError: the file is damaged, lacks the array, or does not fit the model.
     """
-    (w_dec,) = read_arrays(file, ("W_dec",))
+    (w_dec,) = read_arrays(file, DECODER)
     require_shape(file, "W_dec", w_dec, (entry.d_sae or w_dec.shape[0], d_model or w_dec.shape[-1]))
     return w_dec.float()
-
-
-def read_arrays(file: Path, names: tuple[str, ...]) -> list[torch.Tensor]:
-    try:
-        with np.load(file, allow_pickle=False) as params:
-            return [torch.from_numpy(params[name]) for name in names]
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{file}: damaged or truncated ({error}); fetch it again") from error
-    except KeyError as error:
-        *others, last = names
-        expected = f"{', '.join(others)} and {last}" if others else last
-        raise ValueError(f"{file}: {error.args[0]}; expected {expected}, Gemma Scope's layout") from error
 
 
 def require_shape(file: Path, name: str, array: torch.Tensor, expected: tuple[int, int]) -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from autoencoders.configurations import Configurations, SaeEntry
+from autoencoders.configurations import SAE_LENS, Configurations, SaeEntry
 from autoencoders.encoding import Encoder
-from autoencoders.jump_relu import params_digest, read_decoder, read_encoder
+from autoencoders.jump_relu import read_decoder, read_encoder
+from autoencoders.params_file import NAMES, params_digest
 from autoencoders.sae_lens_encoder import (
     read_sae_lens_decoder,
     read_sae_lens_encoder,
@@ -24,7 +25,7 @@ class SaeSource:
 
     place: str
     name: str  # what run.json calls it: a folder's path there would tie the result to this machine
-    uses_sae_lens: bool
+    format: str  # as in the configurations
     revision: str | None
     local_files_only: bool
 
@@ -53,7 +54,13 @@ class SaeSource:
             )
         if not (uses_sae_lens or "/" in place or Path(place).is_dir()):
             place = hub_repository(place)
-        return cls(place, release or configurations.release, uses_sae_lens, revision, local_files_only)
+        return cls(
+            place, release or configurations.release, configurations.format, revision, local_files_only
+        )
+
+    @property
+    def uses_sae_lens(self) -> bool:
+        return self.format == SAE_LENS
 
     @property
     def is_folder(self) -> bool:
@@ -78,7 +85,7 @@ class SaeSource:
             for entry in direct:
                 self._params_file(entry)
         else:
-            self._repository.require([f"{entry.path}/params.npz" for entry in direct], half)
+            self._repository.require([self._on_hub(entry) for entry in direct], half)
 
     def is_cached(self, entry: SaeEntry, half: str = "encoders") -> bool:
         """Return whether `read`, or of "decoders" `read_decoder`, would need no network."""
@@ -138,23 +145,28 @@ class SaeSource:
             return sae_lens_weights_id(entry.path, self.place, local_files_only=self.local_files_only)
         if self.is_folder:
             return params_digest(self._params_file(entry))
-        return self._repository.content_hash(f"{entry.path}/params.npz")
+        return self._repository.content_hash(self._on_hub(entry))
 
     def _through_sae_lens(self, entry: SaeEntry) -> bool:
         """Whether sae-lens reads and encodes this SAE; in a folder its files decide."""
         if self.is_folder:
             folder = Path(self.place, entry.path)
-            return not (folder / "params.npz").is_file() and (folder / "cfg.json").is_file()
+            has_params = any((folder / name).is_file() for name in NAMES)
+            return not has_params and (folder / "cfg.json").is_file()
         return self.uses_sae_lens
+
+    def _on_hub(self, entry: SaeEntry) -> str:
+        return f"{entry.path}/{self.format}"
 
     def _params_file(self, entry: SaeEntry, half: str = "encoders") -> Path:
         if not self.is_folder:
-            repository, name = self._repository, f"{entry.path}/params.npz"
+            repository, name = self._repository, self._on_hub(entry)
             return repository.decoder_file(name) if half == "decoders" else repository.encoder_file(name)
-        file = Path(self.place, entry.path, "params.npz")
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such SAE file; check --sae-release and --config")
-        return file
+        files = [Path(self.place, entry.path, name) for name in NAMES]
+        for file in files:
+            if file.is_file():
+                return file
+        raise FileNotFoundError(f"{files[0]}: no such SAE file; check --sae-release and --config")
 
     @property
     def _repository(self):

@@ -1,16 +1,14 @@
-"""Of SAEs on the hub only the arrays that are needed: fetched by range requests, kept in a cache folder."""
+"""Of SAEs on the hub only the arrays that are needed, kept in a cache folder."""
 
 import re
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 from hub.cache_folder import cache_root
 from hub.failures import named_failures, wait_or_raise
+from hub.partial_files import WholeFileNeededError, fetch_half
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -27,98 +25,18 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub.utils import WeakFileLock
 from twins_s1.atomic_files import named_file, write_text
 
-MEMBERS = {"encoders": ("W_enc.npy", "b_enc.npy", "threshold.npy"), "decoders": ("W_dec.npy",)}
-DIRECTORY_BYTES = 1 << 14  # read from the end of a params.npz: its directory is a few hundred bytes
-CHUNK_BYTES = 1 << 20
 LOOK_UPS = 8
 
 
-class WholeFileNeededError(Exception):
-    """The members of this file cannot be had alone."""
-
-
-def stream_range(url: str, start: int, stop: int) -> Iterator[bytes]:
-    """Yield bytes `start` to `stop` of a file on the hub; a connection that is cut is resumed where it broke.
-
-    Raises:
-        WholeFileNeededError: the server does not answer range requests.
-        HTTPError: refused, or no progress in several attempts.
-    """
-    failures = 0
-    while start < stop:
-        # The hub redirects large files to signed addresses elsewhere, and the client drops the token there.
-        headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        try:
-            with get_session().stream(
-                "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-            ) as response:
-                hf_raise_for_status(response)
-                # A server that ignores ranges answers 200 with the whole file.
-                if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                    raise WholeFileNeededError
-                before = start
-                for chunk in response.iter_bytes():  # as they come: a cut loses none
-                    start += len(chunk)
-                    failures = 0
-                    yield chunk
-            if not before < start <= stop:
-                raise WholeFileNeededError  # a server that means something else by ranges
-        except HTTPError as error:
-            failures += 1
-            wait_or_raise(error, failures)
-
-
-def fetch_members(url: str, size: int, members: Sequence[str], target: Path) -> None:
-    """Write an NPZ of some members of a remote `params.npz` of `size` bytes.
-
-    The NPZ's directory stands at its end, and tells where each member lies. The spans go to their places
-    in a sparse file without a name, which zipfile then reads as if it were whole, checksums included.
-
-    Raises:
-        WholeFileNeededError: no ranges, a member is compressed or missing, or the bytes are damaged.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    with tempfile.TemporaryFile(dir=target.parent) as sparse:
-        sparse.truncate(size)
-
-        def fill(start: int, stop: int) -> None:
-            sparse.seek(start)
-            for chunk in stream_range(url, start, stop):
-                sparse.write(chunk)
-
-        directory = max(0, size - DIRECTORY_BYTES)
-        fill(directory, size)
-        try:
-            with zipfile.ZipFile(sparse) as source, zipfile.ZipFile(part, "w") as chosen:
-                ends = sorted([*(info.header_offset for info in source.infolist()), source.start_dir])
-                infos = [source.getinfo(name) for name in members]
-                if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-                    raise WholeFileNeededError
-                for info in infos:
-                    end = next(end for end in ends if end > info.header_offset)
-                    fill(info.header_offset, min(end, directory))
-                    with (
-                        source.open(info) as stored,
-                        chosen.open(info.filename, "w", force_zip64=True) as copy,
-                    ):
-                        shutil.copyfileobj(stored, copy, CHUNK_BYTES)
-            part.replace(target)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise WholeFileNeededError from error
-        finally:
-            part.unlink(missing_ok=True)
-
-
 class SaeRepository:
-    """The `params.npz` files of a hub repository, all of one commit.
+    """The files of SAEs in a hub repository, `.npz` or `.safetensors`, all of one commit.
 
     What is fetched is kept below `folder`: `refs/<revision>` holds a commit, `<commit>/<file>.etag` the
-    hub's content hash of a file, `encoders/<hash>.npz` its encoder and `decoders/<hash>.npz` its decoder, so
-    that a new commit which leaves the weights alone fetches nothing.
+    hub's content hash of a file, `encoders/<hash>` with the file's suffix its encoder and `decoders/<hash>`
+    its decoder, so that a new commit which leaves the weights alone fetches nothing.
     """
 
     def __init__(self, repo_id: str, revision: str | None, local_files_only: bool):
@@ -131,15 +49,15 @@ class SaeRepository:
         self.whole_blobs = Path(constants.HF_HUB_CACHE, name, "blobs")
 
     def encoder_file(self, filename: str) -> Path:
-        """Return a local NPZ with the encoder of `filename`; see `_file`."""
+        """Return a local file with the encoder of `filename`; see `_file`."""
         return self._file(filename, "encoders")
 
     def decoder_file(self, filename: str) -> Path:
-        """Return a local NPZ with the decoder of `filename`; see `_file`."""
+        """Return a local file with the decoder of `filename`; see `_file`."""
         return self._file(filename, "decoders")
 
     def _file(self, filename: str, half: str) -> Path:
-        """Return a local NPZ with one half of `filename`; from the hub only if no cache has it.
+        """Return a local file with one half of `filename`; from the hub only if no cache has it.
 
         A whole file in the Hugging Face cache is used as it is.
 
@@ -218,12 +136,15 @@ class SaeRepository:
             if isinstance(whole, str):
                 return Path(whole)
             etag = self.folder / commit / f"{filename}.etag"
-            if etag.is_file() and (kept := self._kept(half, etag.read_text(encoding="utf-8"))).is_file():
+            if (
+                etag.is_file()
+                and (kept := self._kept(filename, half, etag.read_text(encoding="utf-8"))).is_file()
+            ):
                 return kept
         return None
 
     def _fetch(self, filename: str, half: str, etag: str, size: int | None) -> Path:
-        target = self._kept(half, etag)
+        target = self._kept(filename, half, etag)
         url = hf_hub_url(self.repo_id, filename, revision=self.commit)
         try:
             if size is None or (self.whole_blobs / etag).exists():  # whole under another commit
@@ -231,13 +152,13 @@ class SaeRepository:
             target.parent.mkdir(parents=True, exist_ok=True)
             with named_file(target), WeakFileLock(target.with_suffix(".lock")):
                 if not target.exists():
-                    fetch_members(url, size, MEMBERS[half], target)
+                    fetch_half(url, size, half, target)
             return target
         except WholeFileNeededError:
             return Path(hf_hub_download(self.repo_id, filename, revision=self.commit))
 
-    def _kept(self, half: str, etag: str) -> Path:
-        return self.folder / half / f"{etag}.npz"
+    def _kept(self, filename: str, half: str, etag: str) -> Path:
+        return self.folder / half / f"{etag}{Path(filename).suffix}"
 
     def _record(self, path: Path, text: str) -> None:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

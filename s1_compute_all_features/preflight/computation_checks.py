@@ -162,11 +162,9 @@ def check_l0(exam: Examination) -> tuple[Result, str]:
 def check_explained_variance(exam: Examination) -> tuple[Result, str]:
     """Up to a constant, so that the decoder's bias is not needed."""
     saes, entry = exam.plan.saes, exam.plan.entries[0]
-    if not saes.is_cached(entry, "decoders"):
-        return Result.NOT_CHECKED, "needs the decoder, which is only fetched with --gradients"
     try:
         w_dec = saes.read_decoder(entry, exam.plan.d_model).numpy()  # [d_sae, d_model]
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return Result.NOT_CHECKED, str(error)
     x = exam.one_by_one[entry.layer].astype(np.float64)  # [T, d_model]
     left = (x - exam.activations(exam.one_by_one[entry.layer]) @ w_dec).var(axis=0)  # [d_model]
