@@ -648,7 +648,8 @@ def test_the_command_encodes_what_sae_lens_saved(tiny_gemma2, tmp_path):
 
 def test_sae_release_takes_a_name_of_the_registry(tmp_path):
     where = tmp_path / "c.json"
-    scope = Configurations(where, "gemma-scope-2b-pt-res", "m", "google/gemma-scope-2b-pt-res", "params.npz", ())
+    repository = "google/gemma-scope-2b-pt-res"
+    scope = Configurations(where, "gemma-scope-2b-pt-res", "m", repository, "params.npz", ())
     other = Configurations(where, "llama_scope_lxr_8x", "m", "fnlp/Llama3_1-8B-Base-LXR-8x", "sae-lens", ())
 
     def place(release, configurations):
