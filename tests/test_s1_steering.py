@@ -275,6 +275,20 @@ def test_nulls_fire_about_as_often_and_have_the_finalists_norm(folder, steered, 
         torch.testing.assert_close(null.vector / null.vector.norm(), unit)
 
 
+def test_gaussian_directions_vary_as_the_decoder_rows_do():
+    """Where a few dimensions are enormous, an isotropic direction of that norm wrecks all text."""
+    rng = np.random.default_rng(0)
+    scale = np.array([100, 10, 1, 1, 1, 1], dtype=np.float32)
+    w_dec = torch.from_numpy(rng.standard_normal((500, 6), dtype=np.float32) * scale)
+    seen = activity(scipy.sparse.csr_array(np.eye(500, dtype=np.float32)))
+    own = Direction("feature", 0, None, w_dec[0])
+    nulls = [null.vector for null in null_directions([own], seen, w_dec, 400, seed=0)[-400:]]
+    of_nulls = np.stack(nulls) / np.linalg.norm(nulls, axis=1, keepdims=True)
+    of_rows = w_dec.numpy() / np.linalg.norm(w_dec.numpy(), axis=1, keepdims=True)
+    spread = [np.sqrt((unit**2).mean(axis=0)) for unit in (of_nulls, of_rows)]
+    np.testing.assert_allclose(*spread, rtol=0.25)
+
+
 def test_place_among_nulls_by_hand():
     nulls = np.array([-3.0, -1.0, 0.0, 2.0])
     assert place_among_nulls(2.5, nulls) == {"percentile": 100.0, "p_null": 2 / 5}

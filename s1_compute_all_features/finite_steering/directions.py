@@ -43,7 +43,9 @@ def null_directions(
     """`count` features matched to the finalists by firing rate, and `count` Gaussian directions.
 
     All have the finalists' median norm, so that only their direction differs. Features nearest to the
-    finalists' median rate (in logarithm) are candidates, five times as many as are drawn.
+    finalists' median rate (in logarithm) are candidates, five times as many as are drawn. Gaussian directions
+    have the covariance of the decoder's rows, of which they are mixtures: where a few dimensions of the
+    residual stream are enormous, an isotropic one of that norm changes the others until the text is lost.
     """
     rng = np.random.default_rng(seed)
     norm = float(np.median([direction.norm for direction in finalists]))
@@ -54,8 +56,8 @@ def null_directions(
     nearest = others[np.argsort(np.abs(np.log(seen.token_rate[others]) - target), kind="stable")[: 5 * count]]
     drawn = np.sort(rng.choice(nearest, size=min(count, len(nearest)), replace=False))
     vectors = [("null_feature", int(f), w_dec[f]) for f in drawn]
-    gaussian = rng.normal(size=(count, w_dec.shape[1])).astype(np.float32)
-    vectors += [("null_direction", None, torch.from_numpy(row).to(w_dec)) for row in gaussian]
+    gaussian = torch.from_numpy(rng.standard_normal((count, len(w_dec)), dtype=np.float32)).to(w_dec) @ w_dec
+    vectors += [("null_direction", None, row) for row in gaussian]
     return [
         Direction(kind, feature_id, i, vector * (norm / vector.norm()))
         for i, (kind, feature_id, vector) in enumerate(vectors)
