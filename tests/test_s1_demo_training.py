@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sae_lens.saes.batchtopk_sae import BatchTopK
 
 DEMO = Path(__file__).resolve().parents[1] / "s1_compute_all_features/demo"
 sys.path.append(str(DEMO))
@@ -13,6 +15,7 @@ sys.path.append(str(DEMO))
 import activation_store  # noqa: E402
 import people_prose  # noqa: E402
 import train_demo_saes  # noqa: E402
+from batch_top_k import PrefilteredBatchTopK  # noqa: E402
 
 
 def test_sentences_keep_their_quotation_marks():
@@ -120,6 +123,21 @@ def test_a_folder_of_other_text_is_refused(text, tmp_path):
     (text / "own.jsonl").write_text(json.dumps({"text": "the dog sat down again"}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"begun with other text.*empty folder"):
         activation_store.collect(text, tmp_path / "work", [1], batch_tokens=300)
+
+
+@pytest.mark.parametrize("x", ["normal", "few positive", "ties"])
+def test_the_prefilter_keeps_what_batch_top_k_keeps(x):
+    x = {
+        "normal": torch.randn(256, 512, generator=torch.Generator().manual_seed(0)),
+        "few positive": torch.eye(256, 512),
+        "ties": torch.ones(256, 512),
+    }[x].requires_grad_()
+    kept, expected = (kind(8)(x) for kind in (PrefilteredBatchTopK, BatchTopK))
+    assert torch.equal(*(array.flatten().sort().values for array in (kept, expected)))
+    if len(x.unique()) > 2:
+        assert torch.equal(kept, expected)
+        (gradient,) = torch.autograd.grad(kept.sum(), x)
+        assert torch.equal(gradient, (kept > 0).float())
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ STAGE = Path(__file__).resolve().parents[1]
 sys.path.append(str(STAGE))
 
 from activation_store import Shuffled, collect  # noqa: E402
+from batch_top_k import PrefilteredBatchTopK  # noqa: E402
 from language_model.embedded_model import DEMO_MODEL_ID  # noqa: E402
 from twins_s1.atomic_files import write_arrays, write_json  # noqa: E402
 
@@ -43,6 +45,7 @@ def train(store: np.ndarray, rows: np.ndarray, k: int, d_sae: int, samples: int,
             d_in=store.shape[1], d_sae=d_sae, k=k, apply_b_dec_to_input=True, dtype="float32", device="cpu"
         )
     )
+    sae.activation_fn = PrefilteredBatchTopK(k)
     batches = Shuffled(store, rows, BATCH, seed)
     trainer = SAETrainer(
         SAETrainerConfig(
@@ -129,6 +132,11 @@ def evaluate(params: dict[str, np.ndarray], x: np.ndarray) -> dict:
     }
 
 
+def layer_and_k(text: str) -> tuple[int, int]:
+    layer, k = text.split(":")
+    return int(layer), int(k)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="folder that gather_text.py wrote")
@@ -136,13 +144,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--work",
         type=Path,
         required=True,
-        help="folder for activations (about 7 GB), kept for a second start",
+        help="folder for activations (6.4 GB a layer for 5 million tokens), kept for a second start",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path(__file__).parent,
         help="folder for the SAEs (default: beside this script)",
+    )
+    parser.add_argument(
+        "--saes",
+        type=layer_and_k,
+        nargs="+",
+        default=SAES,
+        metavar="LAYER:K",
+        help="which to train; several commands, each with some of them, may share --work once the "
+        "activations are there (default: the six that are shipped)",
     )
     parser.add_argument("--d-sae", type=int, default=2048, help="features of each SAE (default: 2048)")
     parser.add_argument(
@@ -155,49 +172,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    args.work.mkdir(parents=True, exist_ok=True)
-    if not (args.work / "text.json").exists():
-        collect(args.text, args.work, sorted({layer for layer, _ in SAES}), args.batch_tokens)
-    scale = np.load(args.work / "scale.npz")
-    shape, held_out = tuple(scale["shape"]), scale["held_out"]
-    entries, provenance = [], []
-    for layer, k in SAES:
-        name = f"layer_{layer}_k_{k}_features_{args.d_sae}_samples_{args.samples}_seed_{args.seed}"
-        done, checkpoints = args.work / f"{name}.npz", args.work / name
-        store = np.memmap(args.work / f"layer_{layer}.f16", dtype=np.float16, mode="r", shape=shape)
-        mean, deviation = scale[f"mean_{layer}"], scale[f"scale_{layer}"]
-        if not done.exists():
-            started = time.monotonic()
-            rows = np.flatnonzero(~held_out)
-            sae = train(store, rows, k, args.d_sae, args.samples, args.seed, checkpoints)
-            write_arrays(done, seconds=time.monotonic() - started, **fold(sae, mean, deviation))
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        saved = dict(np.load(done))
-        seconds = float(saved.pop("seconds"))
-        measured = evaluate(saved, store[held_out].astype(np.float32) * deviation + mean)
-        path = f"layer_{layer}/width_{args.d_sae // 1024}k/average_l0_{round(measured['l0'])}"
-        write_arrays(args.output / path / "params.npz", **saved)
-        entries.append(
-            {
-                "layer": layer,
-                "average_l0": round(measured["l0"]),
-                "path": path,
-                "d_sae": args.d_sae,
-                "neuronpedia_id": None,
-            }
-        )
-        provenance.append({"path": path, "k": k, "training_seconds": round(seconds), "held_out": measured})
-        print(path, json.dumps(measured))
-    configurations = {
-        "release": "trait-tracing-demo",
-        "repo_id": None,
-        "model": DEMO_MODEL_ID,
-        "saes": entries,
-    }
-    write_json(args.output / "demo_configurations.json", configurations)
-    summary = {
+@dataclass(frozen=True)
+class Store:
+    """The collected activations, and what was taken from and divided out of them."""
+
+    work: Path
+    scale: dict[str, np.ndarray]
+
+    def scaled(self, layer: int) -> np.ndarray:
+        shape = tuple(self.scale["shape"])
+        return np.memmap(self.work / f"layer_{layer}.f16", dtype=np.float16, mode="r", shape=shape)
+
+    def held_out(self, layer: int) -> np.ndarray:
+        """Held-out activations in the model's own units, `[n, d_model]`."""
+        scaled = self.scaled(layer)[self.scale["held_out"]].astype(np.float32)
+        return scaled * self.scale[f"scale_{layer}"] + self.scale[f"mean_{layer}"]
+
+
+def trained(store: Store, layer: int, k: int, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Return the arrays of an SAE and the seconds that its training took; trains it where `work` lacks it."""
+    name = f"layer_{layer}_k_{k}_features_{args.d_sae}_samples_{args.samples}_seed_{args.seed}"
+    done, checkpoints = store.work / f"{name}.npz", store.work / name
+    if not done.exists():
+        started = time.monotonic()
+        rows = np.flatnonzero(~store.scale["held_out"])
+        sae = train(store.scaled(layer), rows, k, args.d_sae, args.samples, args.seed, checkpoints)
+        arrays = fold(sae, store.scale[f"mean_{layer}"], store.scale[f"scale_{layer}"])
+        write_arrays(done, seconds=time.monotonic() - started, **arrays)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return dict(np.load(done))
+
+
+def training_record(args: argparse.Namespace, store: Store, saes: list[dict]) -> dict:
+    """The content of provenance.json."""
+    return {
         "model": DEMO_MODEL_ID,
         "site": "residual stream after the block, all tokens but BOS, sequences of at most 128",
         "training_code": f"sae-lens {importlib.metadata.version('sae-lens')}, "
@@ -205,15 +213,37 @@ def main(argv: list[str] | None = None) -> int:
         "libraries": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, no GPU",
         "text": json.loads((args.work / "text.json").read_text()),
-        "tokens": int(shape[0]),
-        "held_out_tokens": int(held_out.sum()),
+        "tokens": int(store.scale["shape"][0]),
+        "held_out_tokens": int(store.scale["held_out"].sum()),
         "samples": args.samples,
         "steps": args.samples // BATCH,
         "batch": BATCH,
         "seed": args.seed,
-        "saes": provenance,
+        "saes": saes,
     }
-    write_json(args.output / "provenance.json", summary)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if not (args.work / "text.json").exists():
+        collect(args.text, args.work, sorted({layer for layer, _ in args.saes}), args.batch_tokens)
+    store = Store(args.work, dict(np.load(args.work / "scale.npz")))
+    entries, measured_saes = [], []
+    for layer, k in args.saes:
+        arrays = trained(store, layer, k, args)
+        seconds = float(arrays.pop("seconds"))
+        measured = evaluate(arrays, store.held_out(layer))
+        average_l0 = round(measured["l0"])
+        path = f"layer_{layer}/width_{args.d_sae // 1024}k/average_l0_{average_l0}"
+        write_arrays(args.output / path / "params.npz", **arrays)
+        named = {"layer": layer, "average_l0": average_l0, "path": path}
+        entries.append(named | {"d_sae": args.d_sae, "neuronpedia_id": None})
+        measured_saes.append({"path": path, "k": k, "training_seconds": round(seconds), "held_out": measured})
+        print(path, json.dumps(measured), flush=True)
+    configurations = {"release": "trait-tracing-demo", "repo_id": None, "model": DEMO_MODEL_ID}
+    write_json(args.output / "demo_configurations.json", configurations | {"saes": entries})
+    write_json(args.output / "provenance.json", training_record(args, store, measured_saes))
     return 0
 
 
