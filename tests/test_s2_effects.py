@@ -235,6 +235,12 @@ def test_nothing_ranked_and_no_permutations_still_give_a_report(with_effects, tm
     text = (tmp_path / "r/report.html").read_text(encoding="utf-8")
     assert "What follows the label, and what steers" in text
     assert "Dashed lines" not in text
+    # What came nearest stands in the page all the same, with its effect.
+    assert "the first of each SAE, as none is ranked" in text
+    for feature in pd.read_csv(tmp_path / "r/best_per_sae.csv")["feature_id"]:
+        assert f"<!-- {feature} -->" in text  # the text that a group of the figure draws
+    nearest = pd.read_csv(tmp_path / "r/discovery_ranking.csv").iloc[0]
+    assert f"<td>{nearest['steer_spearman']:.3f}</td>" in text
 
 
 def test_nothing_eligible_is_a_result_with_effects_too(with_effects, tmp_path):

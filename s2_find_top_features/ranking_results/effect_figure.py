@@ -19,7 +19,7 @@ DENSITY = LinearSegmentedColormap.from_list("density", ["#C3C8CC", INK])
 
 
 def plot_correlations(
-    correlations: CorrelationMap, best_per_sae: pd.DataFrame, ranked: pd.DataFrame
+    correlations: CorrelationMap, best_per_sae: pd.DataFrame, marked: pd.DataFrame
 ) -> Figure:
     """Discovery rho of activation (x) and of steering sensitivity (y) of all eligible features."""
     n_panels = len(correlations.saes)
@@ -47,7 +47,7 @@ def plot_correlations(
         ):
             layer, l0 = best_per_sae.loc[sae, ["layer", "average_l0"]]
             draw_features(panel, x, y, reach, correlations.critical)
-            draw_finalists(panel, ranked[(ranked["layer"] == layer) & (ranked["average_l0"] == l0)], reach)
+            draw_finalists(panel, marked[(marked["layer"] == layer) & (marked["average_l0"] == l0)], reach)
             panel.set_title(f"layer {layer}, L0 {l0}", fontsize=9, color=INK, pad=4)
         for place, panel in enumerate(panels):
             panel.locator_params(nbins=max(2, int(1.8 * side)))
@@ -90,10 +90,11 @@ def draw_features(
     panel.set_ylim(-reach[1], reach[1])
 
 
-def draw_finalists(panel: Axes, ranked: pd.DataFrame, reach: tuple[float, float]) -> None:
-    """The ranked features of one SAE, those that steer in the accent colour, the best with their ids."""
-    steers = ranked["evidence"].isin(["steers", "both"])
-    for rows, colour in ((ranked[~steers], CONTRAST), (ranked[steers], ACCENT)):
+def draw_finalists(panel: Axes, marked: pd.DataFrame, reach: tuple[float, float]) -> None:
+    """The marked features of one SAE, those that steer in the accent colour, the best with their ids."""
+    marked = marked.dropna(subset=["spearman_corr", "steer_spearman"])
+    steers = marked["evidence"].isin(["steers", "both"])
+    for rows, colour in ((marked[~steers], CONTRAST), (marked[steers], ACCENT)):
         panel.scatter(
             rows["spearman_corr"],
             rows["steer_spearman"],
@@ -103,15 +104,15 @@ def draw_finalists(panel: Axes, ranked: pd.DataFrame, reach: tuple[float, float]
             linewidth=0.6,
             zorder=3,
         )
-    places = ranked[["spearman_corr", "steer_spearman"]].to_numpy()  # [k, 2]
+    places = marked[["spearman_corr", "steer_spearman"]].to_numpy()  # [k, 2]
     inches = panel.get_position().size * panel.figure.get_size_inches()
     room = 2 * np.array(reach) * NAME_INCHES / inches
     named: list[int] = []
-    for k in range(len(ranked)):
+    for k in range(len(marked)):
         if len(named) < N_NAMED and (np.abs(places[named] - places[k]) > room).any(axis=1).all():
             named.append(k)
             panel.annotate(
-                str(ranked["feature_id"].iloc[k]),
+                str(marked["feature_id"].iloc[k]),
                 places[k],
                 xytext=(-5, 4),
                 textcoords="offset points",

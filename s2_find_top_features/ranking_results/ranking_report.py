@@ -50,10 +50,14 @@ def render_report(ranking: Ranking, examples: list[dict], record: dict) -> str:
 
 
 def effect_section(ranking: Ranking) -> dict | None:
-    """What the page shows of effects: the figure and how many features lie in each quadrant."""
+    """What the page shows of effects: the figure and how many features lie in each quadrant.
+
+    Where no feature is ranked, the first of each SAE is marked.
+    """
     if ranking.correlations is None:
         return None
-    figure = plot_correlations(ranking.correlations, ranking.best_per_sae, ranking.ranked)
+    marked = ranking.best_per_sae if ranking.ranked.empty else ranking.ranked
+    figure = plot_correlations(ranking.correlations, ranking.best_per_sae, marked)
     return {"figure": to_svg(figure, "effects"), "quadrants": ranking.correlations.quadrants()}
 
 

@@ -32,7 +32,9 @@ def display(output: Path, n_rows: int) -> None:
         )
         return
     print("no feature passed the filters; the nearest misses, with the filters they failed:")
-    columns += ["tpr", "fpr", "p_maxt", "failed_filters"]
+    columns += ["tpr", "fpr", "p_maxt"]
+    columns += [name for name in ("steer_spearman", "p_steer_maxt") if name in misses]
+    columns += ["failed_filters"]
     print(misses[columns].to_string(index=False, float_format="{:.3g}".format))
 
 

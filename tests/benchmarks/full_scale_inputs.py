@@ -41,10 +41,11 @@ class Inputs:
 
 
 def project_sentences() -> list[str]:
-    """The 2,080 sentences of the five shipped traits, which alternate."""
+    """The sentences of the five shipped traits, which alternate."""
     tables = sorted((ROOT / "s0_dataset_generation" / "expanded_data").glob("*.csv"))
     columns = [pd.read_csv(table)["sentence"] for table in tables]
-    return list(dict.fromkeys(itertools.chain.from_iterable(zip(*columns, strict=True))))
+    alternating = itertools.chain.from_iterable(itertools.zip_longest(*columns))
+    return list(dict.fromkeys(sentence for sentence in alternating if sentence is not None))
 
 
 def make_sentences(n: int) -> list[str]:
