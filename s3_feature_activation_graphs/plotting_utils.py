@@ -66,10 +66,9 @@ def feature_panels(
 
 
 def legend_below(figure: Figure, handles: list, names: list[str]) -> None:
-    """A legend under the panels, in as many rows as its texts need at this width."""
-    character, handle = 0.075, 0.75  # inches: a character of this size, a handle with its gaps
-    needed = sum(character * len(name) + handle for name in names)
-    n_rows = math.ceil(needed / (figure.get_figwidth() - 0.4))
+    """A legend under the panels, in as few rows as its texts need at this width."""
+    fitting = (n for n in range(1, len(names)) if legend_inches(names, n) < figure.get_figwidth())
+    n_rows = next(fitting, len(names))
     figure.legend(
         handles,
         names,
@@ -78,6 +77,13 @@ def legend_below(figure: Figure, handles: list, names: list[str]) -> None:
         fontsize=9.5,
         handlelength=3,
     )
+
+
+def legend_inches(names: list[str], n_rows: int) -> float:
+    """About how wide a legend is that is filled column by column: a column is as wide as its longest text."""
+    character, handle, frame = 0.075, 0.75, 0.4  # inches: of this size; a handle with its gaps
+    columns = [names[start : start + n_rows] for start in range(0, len(names), n_rows)]
+    return frame + sum(handle + character * max(map(len, column)) for column in columns)
 
 
 def label_legend(figure: Figure, counts: dict[int, int]) -> None:

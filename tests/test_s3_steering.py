@@ -1,5 +1,6 @@
 """Figures and page of a steering run; attribution on the page of trajectories."""
 
+import itertools
 import json
 import re
 
@@ -8,6 +9,7 @@ import pytest
 from drawing_inputs.drawn_run import read_activations
 from drawing_inputs.feature import Feature
 from drawings.trajectory_page import attribution_entry
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from steering_drawings.continuation_page import beside_unsteered, build_continuation_page, mean_ratings
 from steering_drawings.steering_figures import (
     dose_figure,
@@ -93,6 +95,18 @@ def test_prediction_figure_says_how_well_it_agrees(steering, tmp_path):
     assert all("r 1.00" in name for name in names)
     bare = write_steering_folder(tmp_path / "bare", with_predictions=False)
     assert "no prediction" in prediction_figure(read_steering(bare)).axes[0].get_title("left")
+
+
+@pytest.mark.parametrize("drawing", [dose_figure, label_figure, prediction_figure])
+def test_no_legend_is_wider_than_its_figure_and_no_title_reaches_the_next_panel(steering, drawing):
+    figure = drawing(read_steering(steering))
+    figure.canvas = FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.width < figure.bbox.width
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes if axes.get_visible()]
+    for title, following in itertools.pairwise(titles):
+        assert following.y0 != title.y0 or title.x1 < following.x0
 
 
 def test_agreement_by_hand():

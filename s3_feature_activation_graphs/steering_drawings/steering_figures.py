@@ -33,7 +33,7 @@ def dose_figure(results: SteeringResults) -> Figure:
             panel.plot(gap["alpha"], gap["predicted"], **PREDICTED)
         slope = results.slope_of(finalist)
         interval = f"slope {slope['slope']:+.3f} [{slope['slope_low']:.3f}, {slope['slope_high']:.3f}]"
-        title = "\n".join([name_of(finalist), interval, place_of(results, finalist)])
+        title = "\n".join([name_of(finalist), interval, *place_of(results, finalist).split(", ")])
         panel.set_title(title.replace("-", "−"), size=8.5, loc="left")
     figure.suptitle(
         "Does adding the feature favour sentences of the trait? D: log-probability of label 3 minus label 0",
