@@ -20,8 +20,8 @@ TOKENS_BY_SOURCE = {
     "emails": 170_000,
     "fortunes": 100_000,
     "model_samples": 150_000,
-    "own_sentences": 80_000,
-    "prose": 1_350_000,
+    "own_sentences": 150_000,
+    "prose": 4_500_000,
 }
 HELD_OUT_EVERY = 20  # every 20th text is held out
 BATCHES_A_STEP = 20  # of which the activations are on disk before the next are computed
