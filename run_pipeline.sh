@@ -163,7 +163,8 @@ for trait in "${traits[@]}"; do
     cat <<WHERE
 report    s2_find_top_features/results/${name}_results/report.html
 plots     s3_feature_activation_graphs/plots/$name/
-emergence s5_classifier_training/emergence/$name/
+${causal:+steering  s3_feature_activation_graphs/plots/${name}_steering/continuations.html
+}emergence s5_classifier_training/emergence/$name/
 results   s5_classifier_training/d*/working/results.json
 WHERE
 done

@@ -198,8 +198,9 @@ def test_configurations_of_residual_releases(release, options, model, layers, wi
     assert code == 0
     content = json.loads(output.read_text(encoding="utf-8"))
     assert content["model"] == model
-    as_params_npz = re.match("gemma-scope-(2b|9b|27b)-", release) is not None
-    assert content.get("format") == (None if as_params_npz else "sae-lens")
+    read_here = {"gemma-scope-(2b|9b|27b)-": None, "gemma-scope-2-": "params.safetensors"}
+    formats = [name for start, name in read_here.items() if re.match(start, release)]
+    assert content.get("format") == (formats[0] if formats else "sae-lens")
     assert {sae["layer"] for sae in content["saes"]} == set(layers)
     assert {sae["d_sae"] for sae in content["saes"]} == widths
     assert l0s in (None, {sae["average_l0"] for sae in content["saes"]})
