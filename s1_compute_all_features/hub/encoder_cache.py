@@ -136,11 +136,10 @@ class SaeRepository:
             if isinstance(whole, str):
                 return Path(whole)
             etag = self.folder / commit / f"{filename}.etag"
-            if (
-                etag.is_file()
-                and (kept := self._kept(filename, half, etag.read_text(encoding="utf-8"))).is_file()
-            ):
-                return kept
+            if etag.is_file():
+                kept = self._kept(filename, half, etag.read_text(encoding="utf-8"))
+                if kept.is_file():
+                    return kept
         return None
 
     def _fetch(self, filename: str, half: str, etag: str, size: int | None) -> Path:

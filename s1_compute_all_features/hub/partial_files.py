@@ -55,13 +55,12 @@ def stream_range(url: str, start: int, stop: int) -> Iterator[bytes]:
 def fetch_half(url: str, size: int, half: str, target: Path) -> None:
     """Write the arrays of one half of an SAE's file of `size` bytes at a URL, in a file of the same format.
 
-    half: "encoders" or "decoders". target: ends as the file on the hub does.
+    half: "encoders" or "decoders". target: in a folder that is there; ends as the file on the hub does.
 
     Raises:
         WholeFileNeededError: they cannot be had alone.
         HTTPError: refused, or no progress in several attempts.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".safetensors":  # Gemma Scope 2, whose names are in lower case
         fetch_tensors(url, size, [name.lower() for name in HALVES[half]], target)
     else:
