@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sae_lens.saes.batchtopk_sae import BatchTopK
+from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens.saes.sae import TrainStepInput
 
 DEMO = Path(__file__).resolve().parents[1] / "s1_compute_all_features/demo"
 sys.path.append(str(DEMO))
@@ -15,7 +16,10 @@ sys.path.append(str(DEMO))
 import activation_store  # noqa: E402
 import people_prose  # noqa: E402
 import train_demo_saes  # noqa: E402
-from batch_top_k import PrefilteredBatchTopK  # noqa: E402
+from batch_top_k import SparseBatchTopKTrainingSAE, largest  # noqa: E402
+from language_model.model_source import load_model  # noqa: E402
+from language_model.residual_stream import residual_stream_batches  # noqa: E402
+from language_model.tokens import tokenize  # noqa: E402
 
 
 def test_sentences_keep_their_quotation_marks():
@@ -81,7 +85,7 @@ def text(tmp_path, tiny_gemma2, monkeypatch):
     words = np.random.default_rng(0).choice(["the", "dog", "sat", "down", "again"], size=(60, 12))
     folder = tmp_path / "text"
     folder.mkdir()
-    lines = [json.dumps({"text": " ".join(row)}) for row in words]
+    lines = [json.dumps({"text": " ".join(row[: 4 + i % 9])}) for i, row in enumerate(words)]
     (folder / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
@@ -117,6 +121,36 @@ def test_a_collection_that_was_killed_goes_on_and_ends_the_same(text, tmp_path, 
     assert json.loads((tmp_path / "once/text.json").read_text())["own"]["tokens"] == len(stored)
 
 
+def test_what_was_written_after_the_last_mark_is_written_again(text, tmp_path):
+    """A kill between the activations and the mark of their step leaves rows that nobody counted."""
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+        activation_store.collect(text, tmp_path / name, [1], batch_tokens=300)
+    (tmp_path / "twice/text.json").unlink()
+    (tmp_path / "twice/collected.json").write_text('{"batches": 2}')
+    activation_store.collect(text, tmp_path / "twice", [1], batch_tokens=300)
+    assert (tmp_path / "once/layer_1.f16").read_bytes() == (tmp_path / "twice/layer_1.f16").read_bytes()
+
+
+def test_held_out_rows_are_the_tokens_of_the_held_out_texts(text, tmp_path):
+    """Rows lie in the order of batches, shortest text first, and the marks of what is held out with them."""
+    (tmp_path / "work").mkdir()
+    activation_store.collect(text, tmp_path / "work", [1], batch_tokens=300)
+    scale = np.load(tmp_path / "work/scale.npz")
+    stored = np.fromfile(tmp_path / "work/layer_1.f16", np.float16).reshape(scale["shape"])
+    model, tokenizer = load_model(
+        str(activation_store.demo_model_folder()), dtype=torch.float32, device=torch.device("cpu")
+    )
+    pieces, held_out, _ = activation_store.split_texts(text, tokenizer, context=127)
+    of_held_out = tokenize([piece for piece, held in zip(pieces, held_out) if held], tokenizer, 10_000)
+    one_by_one = [np.array([i]) for i in range(sum(held_out))]
+    states = [batch[1].numpy() for _, batch in residual_stream_batches(model, of_held_out, [1], one_by_one)]
+    expected = (np.concatenate(states) - scale["mean_1"]) / scale["scale_1"]
+    assert 0 < scale["held_out"].sum() == len(expected)
+    found = stored[scale["held_out"]].astype(np.float32)
+    np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=0.02)
+
+
 def test_a_folder_of_other_text_is_refused(text, tmp_path):
     (tmp_path / "work").mkdir()
     activation_store.collect(text, tmp_path / "work", [1], batch_tokens=300)
@@ -126,18 +160,55 @@ def test_a_folder_of_other_text_is_refused(text, tmp_path):
 
 
 @pytest.mark.parametrize("x", ["normal", "few positive", "ties"])
-def test_the_prefilter_keeps_what_batch_top_k_keeps(x):
-    x = {
-        "normal": torch.randn(256, 512, generator=torch.Generator().manual_seed(0)),
-        "few positive": torch.eye(256, 512),
-        "ties": torch.ones(256, 512),
-    }[x].requires_grad_()
-    kept, expected = (kind(8)(x) for kind in (PrefilteredBatchTopK, BatchTopK))
-    assert torch.equal(*(array.flatten().sort().values for array in (kept, expected)))
-    if len(x.unique()) > 2:
-        assert torch.equal(kept, expected)
-        (gradient,) = torch.autograd.grad(kept.sum(), x)
-        assert torch.equal(gradient, (kept > 0).float())
+def test_the_largest_values_are_found_among_few(x):
+    flat = {
+        "normal": torch.randn(130_000, generator=torch.Generator().manual_seed(0)),
+        "few positive": torch.eye(256, 512).flatten(),
+        "ties": torch.ones(130_000),
+    }[x]
+    places = largest(flat, 2048)
+    assert len(places.unique()) == 2048
+    assert torch.equal(flat[places].sort().values, flat.topk(2048).values.sort().values)
+
+
+@torch.no_grad()
+def float32_scores(sae, x: torch.Tensor) -> torch.Tensor:
+    return ((x - sae.b_dec) @ sae.W_enc + sae.b_enc) * sae.W_dec.norm(dim=1)
+
+
+def trained_one_step(kind: type, n_dead: int, monkeypatch):
+    """Return the SAE, the output of a training step, and the gradient of every weight."""
+    # Scores in bfloat16 would select other features at the margin.
+    monkeypatch.setattr(SparseBatchTopKTrainingSAE, "scores", float32_scores)
+    torch.manual_seed(0)
+    config = BatchTopKTrainingSAEConfig(d_in=32, d_sae=128, k=6, apply_b_dec_to_input=True)
+    sae = kind(config)
+    for weights in sae.parameters():
+        weights.data += 0.05 * torch.randn_like(weights)
+    step = TrainStepInput(
+        sae_in=torch.randn(300, 32),
+        coefficients={},
+        dead_neuron_mask=torch.arange(128) < n_dead,
+        n_training_steps=0,
+        is_logging_step=False,
+    )
+    output = sae.training_forward_pass(step)
+    output.loss.backward()
+    return sae, output, {name: weights.grad for name, weights in sae.named_parameters()}
+
+
+@pytest.mark.parametrize("n_dead", [0, 5, 40], ids="{} dead".format)
+def test_a_sparse_training_step_is_sae_lens_step(n_dead, monkeypatch):
+    """16 of the 40 dead features reconstruct what is left: half the dimensions of the input."""
+    (sparse, found, gradients), (dense, expected, expected_gradients) = (
+        trained_one_step(kind, n_dead, monkeypatch)
+        for kind in (SparseBatchTopKTrainingSAE, BatchTopKTrainingSAE)
+    )
+    torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(found.sae_out, expected.sae_out)
+    torch.testing.assert_close(sparse.topk_threshold, dense.topk_threshold)
+    assert torch.equal(found.feature_acts.to_dense().bool(), expected.feature_acts.bool())
+    torch.testing.assert_close(gradients, expected_gradients)
 
 
 @pytest.mark.slow

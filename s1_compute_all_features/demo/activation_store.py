@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ TOKENS_BY_SOURCE = {
     "prose": 4_500_000,
 }
 HELD_OUT_EVERY = 20  # every 20th text is held out
+STORED = np.dtype(np.float16)
 BATCHES_A_STEP = 20  # of which the activations are on disk before the next are computed
 
 
@@ -58,6 +61,7 @@ def split_texts(folder: Path, tokenizer, context: int) -> tuple[list[str], list[
 def collect(text: Path, work: Path, layers: Sequence[int], batch_tokens: int) -> None:
     """Write `work/layer_K.f16` (scaled activations), `work/scale.npz` and, once complete, `work/text.json`.
 
+    Rows lie in the order in which they are computed, so that the files only ever grow at their end.
     `work/collected.json` says how many batches are on disk: a second start goes on after them.
     """
     model, tokenizer = load_model(str(demo_model_folder()), dtype=torch.float32, device=torch.device("cpu"))
@@ -70,33 +74,36 @@ def collect(text: Path, work: Path, layers: Sequence[int], batch_tokens: int) ->
         with torch.autocast("cpu", dtype=torch.bfloat16):
             yield from residual_stream_batches(model, subset, layers, batches)
 
+    batches = pack_batches(tokenized.n_positions, batch_tokens)
     if not (work / "scale.npz").exists():
         sample = tokenize(list(np.random.default_rng(1).permutation(pieces)[:300]), tokenizer, 10_000)
         recorded = list(states(sample, pack_batches(sample.n_positions, batch_tokens)))
-        scale = {"held_out": np.repeat(held_out, tokenized.n_tokens), "shape": np.array([total, d_model])}
+        order = np.concatenate(batches)
+        held_out_rows = np.repeat(np.array(held_out)[order], tokenized.n_tokens[order])
+        scale = {"held_out": held_out_rows, "shape": np.array([total, d_model])}
         for layer in layers:
             scale |= centre_and_scale(layer, torch.cat([batch[layer] for _, batch in recorded]).double())
         write_arrays(work / "scale.npz", **scale)
-    scale = np.load(work / "scale.npz")
+    scale = dict(np.load(work / "scale.npz"))
     if tuple(scale["shape"]) != (total, d_model):
         raise ValueError(f"{work}: begun with other text than {text}; name an empty folder")
 
-    batches = pack_batches(tokenized.n_positions, batch_tokens)
     marker = work / "collected.json"
     done = json.loads(marker.read_text())["batches"] if marker.exists() else 0
-    stores = {
-        layer: np.memmap(
-            work / f"layer_{layer}.f16", np.float16, mode="r+" if done else "w+", shape=(total, d_model)
-        )
-        for layer in layers
-    }
-    with progress(total, "token", "residual stream") as bar:
-        bar.update(sum(int(tokenized.n_tokens[batch].sum()) for batch in batches[:done]))
+    n_rows = [int(tokenized.n_tokens[batch].sum()) for batch in batches]
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress(total, "token", "residual stream"))
+        bar.update(sum(n_rows[:done]))
+        stores = {}
+        for layer in layers:
+            stores[layer] = stack.enter_context(open(work / f"layer_{layer}.f16", "r+b" if done else "wb"))
+            stores[layer].truncate(sum(n_rows[:done]) * d_model * STORED.itemsize)
+            stores[layer].seek(0, os.SEEK_END)
         while done < len(batches):
             for rows, batch in states(tokenized, batches[done : done + BATCHES_A_STEP]):
-                for layer in layers:
+                for layer, store in stores.items():
                     scaled = (batch[layer].numpy() - scale[f"mean_{layer}"]) / scale[f"scale_{layer}"]
-                    stores[layer][rows] = scaled.clip(-60_000, 60_000)
+                    store.write(scaled.clip(-60_000, 60_000).astype(STORED).tobytes())
                 bar.update(len(rows))
             for store in stores.values():
                 store.flush()

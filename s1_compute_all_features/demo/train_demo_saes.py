@@ -23,29 +23,28 @@ STAGE = Path(__file__).resolve().parents[1]
 sys.path.append(str(STAGE))
 
 from activation_store import Shuffled, collect  # noqa: E402
-from batch_top_k import PrefilteredBatchTopK  # noqa: E402
+from batch_top_k import SparseBatchTopKTrainingSAE  # noqa: E402
 from language_model.embedded_model import DEMO_MODEL_ID  # noqa: E402
 from twins_s1.atomic_files import write_arrays, write_json  # noqa: E402
 
-# (layer, k): k is the mean number of active features a token that training aims at.
-SAES = ((3, 32), (6, 32), (9, 16), (9, 48), (12, 32), (15, 32))
+# (layer, k, d_sae): k is the mean number of active features a token that training aims at.
+SAES = ((3, 32, 4096), (6, 32, 4096), (9, 16, 4096), (9, 48, 4096), (12, 32, 4096), (15, 32, 4096))
 BATCH = 2048  # activations a training step
 CHECKPOINTS = 8  # of each SAE's training
 
 
 def train(store: np.ndarray, rows: np.ndarray, k: int, d_sae: int, samples: int, seed: int, work: Path):
     """Return sae-lens' inference SAE (JumpReLU), trained on these rows from the checkpoints in `work`."""
-    from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens import SAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
-    sae = BatchTopKTrainingSAE(
+    sae = SparseBatchTopKTrainingSAE(
         BatchTopKTrainingSAEConfig(
             d_in=store.shape[1], d_sae=d_sae, k=k, apply_b_dec_to_input=True, dtype="float32", device="cpu"
         )
     )
-    sae.activation_fn = PrefilteredBatchTopK(k)
     batches = Shuffled(store, rows, BATCH, seed)
     trainer = SAETrainer(
         SAETrainerConfig(
@@ -56,7 +55,6 @@ def train(store: np.ndarray, rows: np.ndarray, k: int, d_sae: int, samples: int,
             lr_warm_up_steps=50,
             lr_decay_steps=samples // BATCH // 4,
             dead_feature_window=200,
-            autocast=True,  # matrix products in bfloat16, weights and optimiser in float32
             device="cpu",
             n_checkpoints=CHECKPOINTS,
             checkpoint_path=str(work),
@@ -132,9 +130,9 @@ def evaluate(params: dict[str, np.ndarray], x: np.ndarray) -> dict:
     }
 
 
-def layer_and_k(text: str) -> tuple[int, int]:
-    layer, k = text.split(":")
-    return int(layer), int(k)
+def layer_k_width(text: str) -> tuple[int, int, int]:
+    layer, k, d_sae = text.split(":")
+    return int(layer), int(k), int(d_sae)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -154,16 +152,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--saes",
-        type=layer_and_k,
+        type=layer_k_width,
         nargs="+",
         default=SAES,
-        metavar="LAYER:K",
+        metavar="LAYER:K:WIDTH",
         help="which to train; several commands, each with some of them, may share --work once the "
         "activations are there (default: the six that are shipped)",
     )
-    parser.add_argument("--d-sae", type=int, default=2048, help="features of each SAE (default: 2048)")
     parser.add_argument(
-        "--samples", type=int, default=3_000_000, help="activations each SAE is trained on, repeats counted"
+        "--samples", type=int, default=5_000_000, help="activations each SAE is trained on, repeats counted"
     )
     parser.add_argument(
         "--batch-tokens", type=int, default=4096, help="padded tokens a forward pass (default: 4096)"
@@ -189,14 +186,14 @@ class Store:
         return scaled * self.scale[f"scale_{layer}"] + self.scale[f"mean_{layer}"]
 
 
-def trained(store: Store, layer: int, k: int, args: argparse.Namespace) -> dict[str, np.ndarray]:
+def trained(store: Store, layer: int, k: int, d_sae: int, args: argparse.Namespace) -> dict[str, np.ndarray]:
     """Return the arrays of an SAE and the seconds that its training took; trains it where `work` lacks it."""
-    name = f"layer_{layer}_k_{k}_features_{args.d_sae}_samples_{args.samples}_seed_{args.seed}"
+    name = f"layer_{layer}_k_{k}_features_{d_sae}_samples_{args.samples}_seed_{args.seed}"
     done, checkpoints = store.work / f"{name}.npz", store.work / name
     if not done.exists():
         started = time.monotonic()
         rows = np.flatnonzero(~store.scale["held_out"])
-        sae = train(store.scaled(layer), rows, k, args.d_sae, args.samples, args.seed, checkpoints)
+        sae = train(store.scaled(layer), rows, k, d_sae, args.samples, args.seed, checkpoints)
         arrays = fold(sae, store.scale[f"mean_{layer}"], store.scale[f"scale_{layer}"])
         write_arrays(done, seconds=time.monotonic() - started, **arrays)
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -227,18 +224,18 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "text.json").exists():
-        collect(args.text, args.work, sorted({layer for layer, _ in args.saes}), args.batch_tokens)
+        collect(args.text, args.work, sorted({layer for layer, _, _ in args.saes}), args.batch_tokens)
     store = Store(args.work, dict(np.load(args.work / "scale.npz")))
     entries, measured_saes = [], []
-    for layer, k in args.saes:
-        arrays = trained(store, layer, k, args)
+    for layer, k, d_sae in args.saes:
+        arrays = trained(store, layer, k, d_sae, args)
         seconds = float(arrays.pop("seconds"))
         measured = evaluate(arrays, store.held_out(layer))
         average_l0 = round(measured["l0"])
-        path = f"layer_{layer}/width_{args.d_sae // 1024}k/average_l0_{average_l0}"
+        path = f"layer_{layer}/width_{d_sae // 1024}k/average_l0_{average_l0}"
         write_arrays(args.output / path / "params.npz", **arrays)
         named = {"layer": layer, "average_l0": average_l0, "path": path}
-        entries.append(named | {"d_sae": args.d_sae, "neuronpedia_id": None})
+        entries.append(named | {"d_sae": d_sae, "neuronpedia_id": None})
         measured_saes.append({"path": path, "k": k, "training_seconds": round(seconds), "held_out": measured})
         print(path, json.dumps(measured), flush=True)
     configurations = {"release": "trait-tracing-demo", "repo_id": None, "model": DEMO_MODEL_ID}
