@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,32 @@ def split_texts(folder: Path, tokenizer, context: int) -> tuple[list[str], list[
     return pieces, held_out, report
 
 
+@dataclass(frozen=True)
+class Collection:
+    """What is collected: texts in batches of neighbouring lengths, and the layers after which."""
+
+    model: torch.nn.Module
+    tokenized: TokenizedSentences
+    batches: list[np.ndarray]
+    layers: Sequence[int]
+
+    @property
+    def rows(self) -> list[int]:
+        """Tokens of each batch."""
+        return [int(self.tokenized.n_tokens[batch].sum()) for batch in self.batches]
+
+    @property
+    def d_model(self) -> int:
+        return self.model.config.hidden_size
+
+    def states(self, batches: Sequence[np.ndarray]) -> Iterator[dict[int, np.ndarray]]:
+        """Yield by layer the residual stream of each batch, `[rows, d_model]` float32."""
+        # Matrix products in bfloat16, the residual stream itself in float32.
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for _, batch in residual_stream_batches(self.model, self.tokenized, self.layers, batches):
+                yield {layer: batch[layer].numpy() for layer in self.layers}
+
+
 def collect(text: Path, work: Path, layers: Sequence[int], batch_tokens: int) -> None:
     """Write `work/layer_K.f16` (scaled activations), `work/scale.npz` and, once complete, `work/text.json`.
 
@@ -66,50 +93,57 @@ def collect(text: Path, work: Path, layers: Sequence[int], batch_tokens: int) ->
     """
     model, tokenizer = load_model(str(demo_model_folder()), dtype=torch.float32, device=torch.device("cpu"))
     pieces, held_out, report = split_texts(text, tokenizer, context=127)
-    tokenized = tokenize(pieces, tokenizer, model.config.max_position_embeddings)
-    total, d_model = int(tokenized.sentence_offsets[-1]), model.config.hidden_size
 
-    def states(subset: TokenizedSentences, batches: Sequence[np.ndarray]):
-        # Matrix products in bfloat16, the residual stream itself in float32.
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            yield from residual_stream_batches(model, subset, layers, batches)
+    def collection(texts: Sequence[str]) -> Collection:
+        tokenized = tokenize(texts, tokenizer, model.config.max_position_embeddings)
+        return Collection(model, tokenized, pack_batches(tokenized.n_positions, batch_tokens), layers)
 
-    batches = pack_batches(tokenized.n_positions, batch_tokens)
+    whole = collection(pieces)
     if not (work / "scale.npz").exists():
-        sample = tokenize(list(np.random.default_rng(1).permutation(pieces)[:300]), tokenizer, 10_000)
-        recorded = list(states(sample, pack_batches(sample.n_positions, batch_tokens)))
-        order = np.concatenate(batches)
-        held_out_rows = np.repeat(np.array(held_out)[order], tokenized.n_tokens[order])
-        scale = {"held_out": held_out_rows, "shape": np.array([total, d_model])}
-        for layer in layers:
-            scale |= centre_and_scale(layer, torch.cat([batch[layer] for _, batch in recorded]).double())
-        write_arrays(work / "scale.npz", **scale)
+        sample = collection(list(np.random.default_rng(1).permutation(pieces)[:300]))
+        order = np.concatenate(whole.batches)
+        held_out_rows = np.repeat(np.array(held_out)[order], whole.tokenized.n_tokens[order])
+        shape = np.array([len(held_out_rows), whole.d_model])
+        write_arrays(work / "scale.npz", held_out=held_out_rows, shape=shape, **scale_of(sample))
     scale = dict(np.load(work / "scale.npz"))
-    if tuple(scale["shape"]) != (total, d_model):
+    if tuple(scale["shape"]) != (sum(whole.rows), whole.d_model):
         raise ValueError(f"{work}: begun with other text than {text}; name an empty folder")
+    append_batches(whole, work, scale)
+    write_json(work / "text.json", report)
 
-    marker = work / "collected.json"
+
+def append_batches(collection: Collection, work: Path, scale: dict[str, np.ndarray]) -> None:
+    """Append to `work/layer_K.f16` what is missing, and keep count in `work/collected.json`."""
+    marker, rows = work / "collected.json", collection.rows
     done = json.loads(marker.read_text())["batches"] if marker.exists() else 0
-    n_rows = [int(tokenized.n_tokens[batch].sum()) for batch in batches]
     with ExitStack() as stack:
-        bar = stack.enter_context(progress(total, "token", "residual stream"))
-        bar.update(sum(n_rows[:done]))
+        bar = stack.enter_context(progress(sum(rows), "token", "residual stream"))
+        bar.update(sum(rows[:done]))
         stores = {}
-        for layer in layers:
+        for layer in collection.layers:
             stores[layer] = stack.enter_context(open(work / f"layer_{layer}.f16", "r+b" if done else "wb"))
-            stores[layer].truncate(sum(n_rows[:done]) * d_model * STORED.itemsize)
+            # What a killed step wrote is written again.
+            stores[layer].truncate(sum(rows[:done]) * collection.d_model * STORED.itemsize)
             stores[layer].seek(0, os.SEEK_END)
-        while done < len(batches):
-            for rows, batch in states(tokenized, batches[done : done + BATCHES_A_STEP]):
+        while done < len(rows):
+            for states in collection.states(collection.batches[done : done + BATCHES_A_STEP]):
                 for layer, store in stores.items():
-                    scaled = (batch[layer].numpy() - scale[f"mean_{layer}"]) / scale[f"scale_{layer}"]
+                    scaled = (states[layer] - scale[f"mean_{layer}"]) / scale[f"scale_{layer}"]
                     store.write(scaled.clip(-60_000, 60_000).astype(STORED).tobytes())
-                bar.update(len(rows))
+                bar.update(len(scaled))
             for store in stores.values():
                 store.flush()
-            done = min(done + BATCHES_A_STEP, len(batches))
+            done = min(done + BATCHES_A_STEP, len(rows))
             write_json(marker, {"batches": done})
-    write_json(work / "text.json", report)
+
+
+def scale_of(sample: Collection) -> dict[str, np.ndarray]:
+    recorded = list(sample.states(sample.batches))
+    scale = {}
+    for layer in sample.layers:
+        x = torch.from_numpy(np.concatenate([states[layer] for states in recorded]))
+        scale |= centre_and_scale(layer, x.double())
+    return scale
 
 
 def centre_and_scale(layer: int, x: torch.Tensor) -> dict[str, np.ndarray]:
